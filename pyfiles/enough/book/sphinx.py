@@ -1,0 +1,377 @@
+"""The Sphinx side of the book: claim boxes, figures, the scoreboard and the run-time table.
+
+Everything shown comes from the metadata of outputs in the executed notebooks, cached ones
+included; nothing is read from files that a kernel wrote.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from enough import __version__
+from enough.book.citations import read_citations
+from enough.book.claims import METADATA_KEY, NOT_RUN, Claim
+from enough.book.launch import BRANCH
+from enough.book.ledger import Entry, Ledger
+
+__all__ = ["ClaimRenderer", "setup"]
+
+FIGURE_KEY = "enough.figure"
+
+
+class Placeholder(nodes.General, nodes.Element):
+    """Stands where a table of the whole book will be, until every page is read."""
+
+
+class ClaimRenderer:
+    """Render claim lines as boxes and figures with their alt text and caption."""
+
+    mime_priority_overrides: ClassVar[tuple] = ()
+
+    @staticmethod
+    def handle_mime(renderer, data, inline: bool) -> list[nodes.Element] | None:
+        """Return the nodes of an output that carries our metadata, or ``None``."""
+        if inline:
+            return None
+        if data.mime_type == "text/plain" and METADATA_KEY in data.output_metadata:
+            return [_claim_box(renderer, data)]
+        if data.mime_type == "image/png" and FIGURE_KEY in data.output_metadata:
+            return [_figure(renderer, data)]
+        return None
+
+
+def _claim_box(renderer, data) -> nodes.Element:
+    claim = Claim.from_metadata(data.output_metadata[METADATA_KEY])
+    box = nodes.container(classes=["claim", _css(claim.verdict)])
+    box["enough_claim"] = claim.to_metadata()
+    document = renderer.renderer.document
+    anchor, number = claim.anchor, 1
+    while anchor in document.ids:
+        number += 1
+        anchor = f"{claim.anchor}-{number}"
+    box["ids"].append(anchor)
+    document.note_explicit_target(box, box)
+    head = nodes.paragraph(classes=["claim-sentence"])
+    head += _pill(claim.verdict)
+    if claim.control:
+        head += nodes.inline("", "negative control", classes=["claim-control"])
+    head += nodes.inline("", f"{claim.sentence}.")
+    box += head
+    source = f"{{cite:t}}`{claim.paper}`, {claim.where}"
+    if claim.verdict == NOT_RUN:
+        text = f"Not run: {claim.reason} · bound: {claim.bound_text} · {source}"
+    else:
+        level = "" if claim.interval[0] == claim.interval[1] else f" ({claim.level:.0%} interval)"
+        text = (
+            f"Measured {claim.measured_text}{level} · bound: {claim.bound_text} · {source} · "
+            f"{claim.preset} preset on {claim.device}"
+        )
+    if claim.because:
+        text += f"\n\nExpected “{claim.expected}” because {claim.because}"
+    holder = nodes.container(classes=["claim-numbers"])
+    with renderer.renderer.current_node_context(holder):
+        renderer.renderer.nested_render_text(text, data.line or 0)
+    box += holder
+    return box
+
+
+def _figure(renderer, data) -> nodes.Element:
+    described = data.output_metadata[FIGURE_KEY]
+    document = renderer.renderer.document
+    figure = nodes.figure(classes=["enough-figure"])
+    if described.get("name"):
+        name = nodes.fully_normalize_name(described["name"])
+        figure["names"].append(name)
+        document.note_explicit_target(figure, figure)
+    (image,) = renderer.render_image(data)
+    image["alt"] = described["alt"]
+    figure += image
+    holder = nodes.Element()
+    with renderer.renderer.current_node_context(holder):
+        renderer.renderer.nested_render_text(described["caption"], data.line or 0)
+    first = holder.children[0]
+    figure += nodes.caption(first.rawsource, "", *first.children)
+    return figure
+
+
+def _pill(verdict: str) -> nodes.inline:
+    return nodes.inline("", verdict, classes=["verdict", _css(verdict)])
+
+
+def _css(verdict: str) -> str:
+    return "verdict-" + verdict.replace(" ", "-")
+
+
+class _PlaceholderDirective(SphinxDirective):
+    """A directive whose content is known once every page is read."""
+
+    kind = ""
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        node = Placeholder("", kind=self.kind, argument="".join(self.arguments))
+        self.env.enough_placeholders.add(self.env.docname)
+        return [node]
+
+
+class ScoreboardDirective(_PlaceholderDirective):
+    """All claims with verdict, value, bound and source, chapter by chapter."""
+
+    kind = "scoreboard"
+
+
+class NegativesDirective(_PlaceholderDirective):
+    """The claims that did not reproduce here or were not run, with their reasons."""
+
+    kind = "negatives"
+
+
+class TotalsDirective(_PlaceholderDirective):
+    """How many claims there are of each verdict, in the book or below the folder named."""
+
+    kind = "totals"
+
+
+class RunTimesDirective(_PlaceholderDirective):
+    """Measured run times: of all chapters, or of the page's own chapter."""
+
+    kind = "runtimes"
+
+
+def _ledger(app: Sphinx) -> Ledger:
+    pages = list(app.env.found_docs) if not app.env.toctree_includes else _reading_order(app)
+    entries = [
+        Entry(Claim.from_metadata(data), page, anchor)
+        for page, claims in app.env.enough_ledger.items()
+        for data, anchor in claims
+    ]
+    return Ledger(entries, pages)
+
+
+def _reading_order(app: Sphinx) -> list[str]:
+    """The pages in the order of the table of contents."""
+    order: list[str] = []
+    waiting = [app.config.root_doc]
+    while waiting:
+        page = waiting.pop(0)
+        if page not in order:
+            order.append(page)
+            waiting = list(app.env.toctree_includes.get(page, [])) + waiting
+    return order
+
+
+def _fill(app: Sphinx, node: Placeholder, page: str) -> list[nodes.Node]:
+    ledger = _ledger(app)
+    if node["kind"] == "totals":
+        return [_totals(ledger.within(node["argument"]))]
+    if node["kind"] == "scoreboard":
+        return [
+            part
+            for where, entries in ledger.by_page().items()
+            for part in (_chapter_title(app, page, where), _claims_table(app, page, entries))
+        ]
+    if node["kind"] == "negatives":
+        entries = ledger.not_supported()
+        if not entries:
+            return [nodes.paragraph("", "Every claim that was run holds here.")]
+        return [_claims_table(app, page, entries, reasons=True)]
+    return [_run_times(app, page, node["argument"])]
+
+
+def _totals(ledger: Ledger) -> nodes.Node:
+    paragraph = nodes.paragraph(classes=["totals"])
+    for verdict, count in ledger.totals().items():
+        group = nodes.inline(classes=["total"])
+        group += nodes.strong("", str(count))
+        group += nodes.Text(" ")
+        group += _pill(verdict)
+        paragraph += group
+        paragraph += nodes.Text(" ")
+    return paragraph
+
+
+def _chapter_title(app: Sphinx, page: str, target: str) -> nodes.Node:
+    title = nodes.rubric(classes=["scoreboard-chapter"])
+    title += _link(app, page, target, "", app.env.titles[target].astext())
+    return title
+
+
+def _claims_table(
+    app: Sphinx, page: str, entries: list[Entry], reasons: bool = False
+) -> nodes.Node:
+    heads = ["Verdict", "Claim", "Measured", "Bound", "Source"]
+    rows = []
+    for entry in entries:
+        claim = entry.claim
+        source = f"{_paper_label(app, claim.paper)}, {claim.where}"
+        sentence = _link(app, page, entry.page, entry.anchor, claim.sentence)
+        cell: list[nodes.Node] = [nodes.paragraph("", "", sentence)]
+        if claim.control:
+            cell.append(nodes.paragraph("", "negative control", classes=["claim-control"]))
+        reason = claim.reason or claim.because
+        if reasons and reason:
+            cell.append(nodes.paragraph("", f"Reason: {reason}"))
+        rows.append(
+            [
+                [nodes.paragraph("", "", _pill(claim.verdict))],
+                cell,
+                [nodes.paragraph("", claim.measured_text)],
+                [nodes.paragraph("", claim.bound_text)],
+                [nodes.paragraph("", source)],
+            ]
+        )
+    return _table(heads, rows, classes=["scoreboard"])
+
+
+def _run_times(app: Sphinx, page: str, argument: str) -> nodes.Node:
+    """Live seconds from the execution, recorded ones from the provenance files."""
+    from enough.runtime import recording
+
+    own = argument == "here"
+    rows = []
+    for name, data in sorted(app.env.nb_metadata.items()):
+        executed = data.get("exec_data") or {}
+        if executed.get("runtime") is None or (own and name != page):
+            continue
+        chapter = name.removeprefix("chapters/")
+        recorded = {}
+        for table in recording.read_tables(chapter):
+            known = recorded.get(table.preset, 0.0)
+            recorded[table.preset] = max(known, table.provenance["seconds"])
+        seconds = [executed["runtime"], recorded.get("gpu"), recorded.get("full")]
+        cells = [[nodes.paragraph("", "", _measured(value))] for value in seconds]
+        title = _link(app, page, name, "", app.env.titles[name].astext())
+        rows.append(cells if own else [[nodes.paragraph("", "", title)], *cells])
+    heads = ["cpu preset, this build", "gpu preset, recorded", "full preset, recorded"]
+    return _table(heads if own else ["Chapter", *heads], rows, classes=["run-times"])
+
+
+def _measured(seconds: float | None) -> nodes.inline:
+    text = "not recorded" if seconds is None else f"{seconds:.0f} s"
+    return nodes.inline("", text, classes=["measured"])
+
+
+def _table(heads: list[str], rows: list[list[list[nodes.Node]]], classes: list[str]) -> nodes.Node:
+    table = nodes.table(classes=[*classes, "colwidths-auto"])
+    group = nodes.tgroup(cols=len(heads))
+    table += group
+    group += [nodes.colspec(colwidth=1) for _ in heads]
+    head = nodes.thead()
+    head += nodes.row("", *[nodes.entry("", nodes.paragraph("", text)) for text in heads])
+    group += head
+    body = nodes.tbody()
+    for row in rows:
+        body += nodes.row("", *[nodes.entry("", *cell) for cell in row])
+    group += body
+    return table
+
+
+def _link(app: Sphinx, page: str, target: str, anchor: str, text: str) -> nodes.reference:
+    uri = app.builder.get_relative_uri(page, target)
+    if anchor:
+        uri += f"#{anchor}"
+    return nodes.reference("", text, internal=True, refuri=uri)
+
+
+def _paper_label(app: Sphinx, key: str) -> str:
+    """Authors and year of a citation key, as the bibliography file gives them."""
+    paper = app.env.enough_papers.get(key)
+    return key if paper is None else f"{paper.who} ({paper.year})"
+
+
+def _on_config(app: Sphinx, config: Any) -> None:
+    folder = os.environ.get("ENOUGH_EXECUTION_CACHE")
+    if folder:
+        config.nb_execution_cache_path = folder
+
+
+def _on_start(app: Sphinx) -> None:
+    env = app.env
+    env.enough_ledger = getattr(env, "enough_ledger", {})
+    env.enough_placeholders = getattr(env, "enough_placeholders", set())
+    env.enough_papers = {}
+    for path in app.config.bibtex_bibfiles:
+        env.enough_papers.update(read_citations(Path(app.srcdir, path)))
+
+
+def _on_read(app: Sphinx, doctree: nodes.document) -> None:
+    claims = [
+        (box["enough_claim"], box["ids"][0])
+        for box in doctree.findall(nodes.container)
+        if "enough_claim" in box
+    ]
+    if claims:
+        app.env.enough_ledger[app.env.docname] = claims
+
+
+def _on_purge(app: Sphinx, env: Any, docname: str) -> None:
+    env.enough_ledger.pop(docname, None)
+    env.enough_placeholders.discard(docname)
+
+
+def _on_merge(app: Sphinx, env: Any, docnames: set[str], other: Any) -> None:
+    env.enough_ledger.update({d: c for d, c in other.enough_ledger.items() if d in docnames})
+    env.enough_placeholders.update(other.enough_placeholders & set(docnames))
+
+
+def _on_updated(app: Sphinx, env: Any) -> list[str]:
+    return sorted(env.enough_placeholders)
+
+
+def _on_resolved(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    for node in list(doctree.findall(Placeholder)):
+        node.replace_self(_fill(app, node, docname))
+
+
+def _on_page(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
+    """Point the launch buttons to the branch that holds notebooks in plain Markdown."""
+    branch = app.config.html_theme_options.get("repository_branch", "main")
+    for group in context.get("header_buttons", []):
+        if group.get("label") != "launch-buttons":
+            continue
+        for button in group["buttons"]:
+            for before, after in (
+                (f"/blob/{branch}/", f"/blob/{BRANCH}/"),
+                (f"/{branch}?", f"/{BRANCH}?"),
+            ):
+                button["url"] = button.get("url", "").replace(before, after)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the extension.
+
+    Parameters
+    ----------
+    app : sphinx.application.Sphinx
+        The application.
+
+    Returns
+    -------
+    dict
+        Version and safety flags.
+    """
+    app.add_node(Placeholder)
+    app.add_directive("scoreboard", ScoreboardDirective)
+    app.add_directive("did-not-reproduce", NegativesDirective)
+    app.add_directive("claim-totals", TotalsDirective)
+    app.add_directive("run-times", RunTimesDirective)
+    app.connect("config-inited", _on_config, priority=900)
+    app.connect("builder-inited", _on_start)
+    app.connect("doctree-read", _on_read)
+    app.connect("env-purge-doc", _on_purge)
+    app.connect("env-merge-info", _on_merge)
+    app.connect("env-updated", _on_updated)
+    app.connect("doctree-resolved", _on_resolved)
+    app.connect("html-page-context", _on_page, priority=900)
+    return {
+        "version": __version__,
+        "env_version": 1,
+        "parallel_read_safe": True,
+        "parallel_write_safe": True,
+    }

@@ -1,0 +1,71 @@
+"""The command ``enough``: what the Makefile calls, and what a reader runs by hand."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process when omitted.
+
+    Returns
+    -------
+    int
+        The exit status: 0 on success, 1 on a failure told in one sentence, 130 when interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    # Notebooks ask the shell for `python`: it must be the one that runs this command.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    from enough.cli import commands
+
+    try:
+        return getattr(commands, arguments.command.replace("-", "_"))(_root(), arguments)
+    except commands.CommandError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: what finished is kept", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="enough", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands.add_parser("book", help="execute the chapters and build the pages")
+    test = commands.add_parser("test", help="build the pages, then run every test")
+    test.add_argument("arguments", nargs="*", help="passed on to pytest")
+    commands.add_parser("lint", help="check style, formatting and spelling")
+    commands.add_parser("notebooks", help="write the notebooks from their twins")
+    for name, text in (
+        ("claims", "execute a notebook and store its claim lines"),
+        ("chapter", "write the skeleton of a new chapter"),
+        ("chapter-run", "from an edit of one chapter to its page"),
+    ):
+        commands.add_parser(name, help=text).add_argument("name", metavar="part/name")
+    record = commands.add_parser("record", help="run a chapter's recorded experiments here")
+    record.add_argument("name", metavar="part/name")
+    record.add_argument("--preset", default="gpu", choices=("cpu", "gpu", "full"))
+    commands.add_parser("bench", help="run the side-by-side comparisons")
+    commands.add_parser("oracles", help="ask the peers for their answers on small fixed inputs")
+    launch = commands.add_parser("launch", help="write notebooks for Colab and Binder")
+    launch.add_argument("folder", help="where to write them; empty or absent")
+    return parser
+
+
+def _root() -> Path:
+    """The checkout: the folder above this one that holds ``_toc.yml``."""
+    for folder in (Path.cwd(), *Path.cwd().parents, *Path(__file__).resolve().parents):
+        if (folder / "_toc.yml").exists() and (folder / "pyfiles").is_dir():
+            return folder
+    raise SystemExit("error: run this command inside a checkout of the book")

@@ -1,0 +1,235 @@
+"""What each subcommand does. Each takes the repository and the parsed arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import venv
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+
+from enough.book import pairs
+from enough.runtime import cpu_count
+
+__all__ = ["CommandError"]
+
+
+class CommandError(Exception):
+    """A failure that one sentence explains."""
+
+
+def book(root: Path, arguments: Namespace) -> int:
+    """Execute the chapters, build the pages, print where to open them."""
+    _build_pages(root)
+    print(f"open {root / '_build' / 'html' / 'index.html'}")
+    return 0
+
+
+def test(root: Path, arguments: Namespace) -> int:
+    """Build the pages the browser tests look at, then run every test."""
+    from enough.book.execution import threads_shared_by
+
+    _build_pages(root)
+    with _step("tests"):
+        options = [
+            "-n", str(cpu_count()), "--dist", "loadfile",
+            "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "300",
+        ]  # fmt: skip
+        with threads_shared_by(cpu_count()):
+            return _run([sys.executable, "-m", "pytest", *options, *arguments.arguments], root)
+
+
+def lint(root: Path, arguments: Namespace) -> int:
+    """Check style, formatting and spelling."""
+    checks = (
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["codespell_lib", "README.md", "CONTRIBUTING.md", "chapters", "pyfiles", "tests"],
+    )
+    return max(_run([sys.executable, "-m", *check], root) for check in checks)
+
+
+def notebooks(root: Path, arguments: Namespace) -> int:
+    """Write the notebooks from their twins."""
+    for pair in pairs.find_pairs(root):
+        if not pair.twin.exists():
+            raise CommandError(f"{pair.notebook} has no twin {pair.twin}: remove or rename it")
+        print(f"{'wrote' if pairs.write(pair) else 'in step'}: {pair.name}")
+    return 0
+
+
+def claims(root: Path, arguments: Namespace) -> int:
+    """Execute a notebook, store its claim lines, print the verdicts that changed."""
+    from nbclient.exceptions import CellExecutionError
+
+    from enough.book.execution import run_notebook
+
+    pair = _pair(root, arguments.name)
+    pairs.write(pair)
+    before = nbformat.read(pair.notebook, as_version=4)
+    try:
+        executed = run_notebook(pair.notebook)
+    except CellExecutionError as error:
+        raise CommandError(f"{pair.name} fails, nothing was stored:\n{error}") from error
+    after = pairs.make_notebook(pair.twin, executed)
+    pair.notebook.write_text(pairs.dumps(after), encoding="utf-8")
+    old, new = _lines(before), _lines(after)
+    for line in (line for line in old if line not in new):
+        print(f"- {line}")
+    for line in new:
+        print(f"{' ' if line in old else '+'} {line}")
+    return 0
+
+
+def chapter(root: Path, arguments: Namespace) -> int:
+    """Write the skeleton of a new chapter."""
+    from enough.book.scaffold import skeleton
+
+    pair = pairs.Pair.named(root, _chapter_name(arguments.name))
+    if pair.twin.exists():
+        raise CommandError(f"{pair.twin} exists already")
+    pair.twin.parent.mkdir(parents=True, exist_ok=True)
+    pair.twin.write_text(skeleton(pair.name, _repository(root)), encoding="utf-8")
+    pairs.write(pair)
+    print(f"wrote {pair.twin.relative_to(root)} and its notebook")
+    print(f"add 'file: chapters/{pair.name}' to _toc.yml, then: make chapter-run NAME={pair.name}")
+    return 0
+
+
+def chapter_run(root: Path, arguments: Namespace) -> int:
+    """Write one notebook from its twin, execute it, build the pages, say where to look."""
+    pair = _pair(root, arguments.name)
+    pairs.write(pair)
+    _build_pages(root, preview=pair.name)
+    print(f"open {root / '_build' / 'html' / 'chapters' / (pair.name + '.html')}")
+    return 0
+
+
+def record(root: Path, arguments: Namespace) -> int:
+    """Run a chapter's twin at a preset and keep its tables under ``results/``."""
+    pair = _pair(root, arguments.name)
+    environment = os.environ | {"ENOUGH_PRESET": arguments.preset, "ENOUGH_RECORD": "1"}
+    if arguments.preset != "cpu":
+        environment.pop("ENOUGH_DEVICE", None)
+    return _run([sys.executable, str(pair.twin)], root, environment)
+
+
+def bench(root: Path, arguments: Namespace) -> int:
+    """Run every comparison and print its rows."""
+    failed = 0
+    for path in sorted((root / "benchmarks").glob("bench_*.py")):
+        with _step(path.stem):
+            failed += _run([sys.executable, str(path)], root) != 0
+    return int(failed > 0)
+
+
+def oracles(root: Path, arguments: Namespace) -> int:
+    """Ask the peers for their answers on small fixed inputs, in an environment of their own."""
+    folder, scripts = root / ".venv-oracles", sorted((root / "tests" / "oracles").glob("make_*.py"))
+    python = folder / "bin" / "python"
+    with _step("environment of the peers"):
+        if not python.exists():
+            venv.create(folder, with_pip=True)
+        pip = [str(python), "-m", "pip", "install", "-q"]
+        torch = next(
+            line
+            for line in (root / "constraints.txt").read_text().split()
+            if line.startswith("torch==")
+        )
+        for what in ([torch], ["-r", "tests/oracles/requirements.txt"]):
+            if _run([*pip, *what], root):
+                raise CommandError(
+                    f"the peers could not be installed: pip install {' '.join(what)}"
+                )
+    for script in scripts:
+        with _step(script.stem):
+            if _run([str(python), str(script)], root):
+                raise CommandError(f"{script.name} failed")
+    return 0
+
+
+def launch(root: Path, arguments: Namespace) -> int:
+    """Write the notebooks of the launch branch: plain Markdown, the same paths."""
+    from enough.book.launch import write_branch
+
+    try:
+        for path in write_branch(root, Path(arguments.folder)):
+            print(path)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def _build_pages(root: Path, preview: str | None = None) -> None:
+    """Execute what the cache lacks and build; a preview executes one chapter only."""
+    from enough.book.execution import cache_folder, execute, preview_folder
+
+    stale = [line for pair in pairs.find_pairs(root) for line in pairs.differences(pair)]
+    if stale and preview is None:
+        raise CommandError("notebooks and twins are out of step:\n  " + "\n  ".join(stale))
+    with _step("chapters"):
+        folder = cache_folder(root) if preview is None else preview_folder(root)
+        runs = execute(root, None if preview is None else [preview], folder)
+        for run in runs:
+            state = "failed" if run.seconds is None else f"{run.seconds:.1f} s"
+            print(f"  {run.name}: {state}{' (from the cache)' if run.reused else ''}")
+        failed = [run for run in runs if run.seconds is None]
+        if failed:
+            print("\n".join(run.traceback for run in failed), file=sys.stderr)
+            raise CommandError(f"failed: {', '.join(run.name for run in failed)}")
+    with _step("pages"):
+        environment = os.environ | {"ENOUGH_EXECUTION_CACHE": str(folder)}
+        command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+        command += ["build", str(root), "-n", "-W", "--keep-going", "-q"]
+        if _run(command, root, environment):
+            raise CommandError("the pages have warnings, listed above")
+
+
+def _pair(root: Path, name: str) -> pairs.Pair:
+    pair = pairs.Pair.named(root, _chapter_name(name))
+    if not pair.twin.exists():
+        known = ", ".join(p.name for p in pairs.find_pairs(root))
+        raise CommandError(f"NAME: expected one of {known}, got {name!r}")
+    return pair
+
+
+def _chapter_name(name: str) -> str:
+    parts = name.split("/")
+    if len(parts) != 2 or not all(part.isidentifier() for part in parts):
+        raise CommandError(f"NAME: expected part/name in letters, digits and '_', got {name!r}")
+    return name
+
+
+def _repository(root: Path) -> str:
+    import tomllib
+
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    return project["project"]["urls"]["Repository"]
+
+
+def _lines(notebook: nbformat.NotebookNode) -> list[str]:
+    return [
+        output["data"]["text/plain"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "data" in output
+    ]
+
+
+@contextlib.contextmanager
+def _step(name: str) -> Iterator[None]:
+    """Say what runs and how long it took."""
+    print(f"== {name}", flush=True)
+    started = time.monotonic()
+    yield
+    print(f"== {name}: {time.monotonic() - started:.1f} s", flush=True)
+
+
+def _run(command: list[str], root: Path, environment: dict[str, str] | None = None) -> int:
+    return subprocess.run(command, cwd=root, env=environment, check=False).returncode

@@ -1,0 +1,298 @@
+"""The built pages, read as files and looked at in a headless browser."""
+
+import functools
+import http.server
+import re
+import shutil
+import threading
+from html.parser import HTMLParser
+from urllib.parse import unquote, urldefrag
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+from conftest import ROOT
+
+HTML = ROOT / "_build" / "html"
+PAGES = sorted(p.relative_to(HTML).as_posix() for p in HTML.glob("chapters/**/*.html"))
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+CHAPTERS = sorted(
+    p.relative_to(ROOT).with_suffix(".html").as_posix()
+    for p in (ROOT / "chapters").rglob("*.ipynb")
+)
+
+pytestmark = pytest.mark.book
+built = pytest.mark.skipif(not PAGES, reason="no built pages: run 'make test' or 'make book' first")
+browser_present = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium or Chrome on this machine"
+)
+
+
+class _Page(HTMLParser):
+    """What a page refers to, and what it can be referred by."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.loads, self.images, self.ids = [], [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.ids |= {given[key] for key in ("id", "name") if given.get(key)}
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+        if tag == "img":
+            self.images.append(given)
+        if tag in ("script", "img", "iframe", "source") and given.get("src"):
+            self.loads.append(given["src"])
+        if tag == "link" and given.get("rel") not in (
+            "canonical",
+            "search",
+            "author",
+            "next",
+            "prev",
+            "index",
+        ):
+            self.loads.append(given.get("href", ""))
+
+
+@functools.cache
+def _page(name):
+    return _Page((HTML / name).read_text(encoding="utf-8"))
+
+
+@built
+def test_every_page_of_the_contents_was_built():
+    import yaml
+
+    text = (ROOT / "_toc.yml").read_text()
+    wanted = set(re.findall(r"(?:file|root): (\S+)", text))
+    assert yaml.safe_load(text)["format"] == "jb-book"
+    assert {p.removesuffix(".html") for p in PAGES} == wanted
+
+
+@built
+@pytest.mark.parametrize("name", PAGES)
+def test_links_and_anchors_lead_somewhere(name):
+    broken = []
+    for link in _page(name).links:
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, anchor = urldefrag(link)
+        target = (HTML / name).parent / unquote(path) if path else HTML / name
+        if not target.exists():
+            broken.append(link)
+        elif anchor and target.suffix == ".html":
+            inside = _page(target.resolve().relative_to(HTML.resolve()).as_posix())
+            if unquote(anchor) not in inside.ids:
+                broken.append(link)
+    assert broken == []
+
+
+@built
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_is_loaded_from_another_host(name):
+    assert [load for load in _page(name).loads if re.match(r"(https?:)?//", load)] == []
+
+
+@built
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_every_image_exists_and_says_what_it_shows(name):
+    images = _page(name).images
+    figures = [image for image in images if "_images" in image["src"]]
+    assert figures
+    for image in figures:
+        assert (HTML / name).parent.joinpath(image["src"]).exists()
+        assert len(image.get("alt", "")) > 20
+    assert [image for image in images if "alt" not in image] == []
+
+
+@built
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_buttons_point_to_the_launch_branch_and_to_main(name):
+    notebook = name.replace(".html", ".ipynb")
+    links = _page(name).links
+    (colab,) = [link for link in links if "colab.research.google.com" in link]
+    (binder,) = [link for link in links if "mybinder.org" in link]
+    assert colab.endswith(f"/blob/launch/{notebook}")
+    assert f"/launch?urlpath=lab/tree/{notebook}" in binder
+    assert any(link.endswith(f"/edit/main/{notebook}") for link in links)
+    assert (ROOT / notebook).exists()
+
+
+@built
+def test_the_scoreboard_lists_every_claim_once():
+    import nbformat
+
+    text = (HTML / "chapters/scoreboard.html").read_text(encoding="utf-8")
+    every = text.split('id="what-did-not-reproduce')[0]
+    count = 0
+    for path in (ROOT / "chapters").rglob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                count += 1
+                sentence = output["data"]["text/plain"].split(": ")[-1]
+                plain = (
+                    re.sub(r"<[^>]+>", "", every)
+                    .replace("&lt;", "<")
+                    .replace("&gt;", ">")
+                    .replace("&amp;", "&")
+                )
+                assert plain.count(sentence) == 1, sentence
+    assert count == len(re.findall(r'<tr[^>]*>\s*<td><p><span class="verdict', every))
+
+
+@built
+def test_weights():
+    shared = sum(p.stat().st_size for p in (HTML / "_static").rglob("*") if p.is_file())
+    assert sum(p.stat().st_size for p in HTML.rglob("*") if p.is_file()) < 40e6
+    assert shared < 20e6
+    for name in CHAPTERS:
+        own = [HTML / name, *{(HTML / name).parent / image["src"] for image in _page(name).images}]
+        assert sum(p.stat().st_size for p in own if p.exists()) < 1.5e6
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The built book on a local port."""
+    handler = functools.partial(_Quiet, directory=str(HTML))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        """Keep the test's output clean."""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        options = [
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ]
+        instance = playwright.chromium.launch(executable_path=BROWSER, args=options)
+        yield instance
+        instance.close()
+
+
+class _Look:
+    """A page with what went wrong on it; the network is blocked but for the book itself."""
+
+    def __init__(self, browser, address, name, theme="light", width=1280):
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=theme
+        )
+        self.page = self.context.new_page()
+        self.trouble = []
+        self.page.on(
+            "console", lambda m: self.trouble.append(m.text) if m.type == "error" else None
+        )
+        self.page.on("pageerror", lambda e: self.trouble.append(str(e)))
+        self.page.route("**/*", lambda route: self._only_the_book(route, address))
+        self.page.add_init_script(
+            f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}')"
+        )
+        self.page.goto(address + name)
+        self.page.wait_for_load_state("networkidle")
+
+    def _only_the_book(self, route, address):
+        if route.request.url.startswith((address, "data:", "blob:")):
+            route.continue_()
+        else:
+            self.trouble.append(f"asks for {route.request.url}")
+            route.abort()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.context.close()
+
+
+@built
+@browser_present
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_sound_and_accessible(browser, address, name, theme):
+    with _Look(browser, address, name, theme) as look:
+        assert look.trouble == []
+        assert look.page.evaluate("document.documentElement.dataset.theme") == theme
+        broken = "[...document.images].filter(i => !(i.complete && i.naturalWidth)).map(i => i.src)"
+        look.page.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
+        look.page.wait_for_timeout(200)
+        assert look.page.evaluate(broken) == []
+        results = Axe().run(look.page)
+        found = [
+            (v["id"], [node["target"] for node in v["nodes"]][:3])
+            for v in results.response["violations"]
+            if v["impact"] in ("serious", "critical")
+        ]
+        assert found == []
+
+
+@built
+@browser_present
+@pytest.mark.browser
+@pytest.mark.parametrize("name", PAGES)
+def test_a_phone_needs_no_sideways_scrolling(browser, address, name):
+    with _Look(browser, address, name, width=390) as look:
+        assert look.trouble == []
+        assert look.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@built
+@browser_present
+@pytest.mark.browser
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_mathematics_is_typeset_and_solutions_open(browser, address, name):
+    with _Look(browser, address, name) as look:
+        look.page.wait_for_selector("mjx-container", timeout=10_000)
+        assert look.page.locator("mjx-merror").count() == 0
+        assert look.page.locator("figure img").count() >= 1
+        summary = look.page.locator(
+            "details.sd-dropdown summary, .admonition.dropdown button, .toggle-button"
+        ).first
+        hidden = look.page.locator(".solution.toggle-hidden, details:not([open])").count()
+        assert hidden >= 3
+        summary.scroll_into_view_if_needed()
+        summary.click()
+        assert (
+            look.page.locator(".solution.toggle-hidden, details:not([open])").count() == hidden - 1
+        )
+
+
+@built
+@browser_present
+@pytest.mark.browser
+def test_search_finds_a_phrase_of_each_chapter(browser, address):
+    for name in CHAPTERS:
+        title = re.search(r"<h1>(.*?)<a", (HTML / name).read_text(encoding="utf-8")).group(1)
+        with _Look(browser, address, f"search.html?q={title.split()[0]}") as look:
+            look.page.wait_for_selector("#search-results li a", timeout=10_000)
+            links = look.page.locator("#search-results li a").evaluate_all(
+                "a => a.map(x => x.getAttribute('href'))"
+            )
+            assert any(name in link for link in links), (title, links)
+
+
+@built
+@browser_present
+@pytest.mark.browser
+def test_the_theme_switch_works(browser, address):
+    with _Look(browser, address, PAGES[0]) as look:
+        seen = set()
+        for _ in range(3):
+            look.page.locator("button.theme-switch-button:visible").first.click()
+            seen.add(look.page.evaluate("document.documentElement.dataset.theme"))
+        assert seen == {"light", "dark"}
