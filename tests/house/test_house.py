@@ -200,7 +200,7 @@ def test_the_data_folder_is_named_in_ci_only():
 
 
 def test_third_party_material_is_listed_with_its_license():
-    assert "_static/mathjax/" in (ROOT / "THIRD_PARTY.md").read_text()
-    assert "Apache License" in (ROOT / "_static/mathjax/LICENSE").read_text()
+    assert "_extra/_static/mathjax/" in (ROOT / "THIRD_PARTY.md").read_text()
+    assert "Apache License" in (ROOT / "_extra/_static/mathjax/LICENSE").read_text()
     assert "CC BY 4.0" in (ROOT / "LICENSE-text").read_text()
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")

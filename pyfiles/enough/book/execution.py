@@ -250,9 +250,11 @@ def threads_shared_by(workers: int) -> Iterator[None]:
     None
         While the environment says how many threads to take.
     """
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(max(1, cpu_count() // workers))))
+    share = str(max(1, cpu_count() // workers))
+    dials = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), share)
+    dials["OMP_WAIT_POLICY"] = "PASSIVE"  # on a busy machine, threads that spin cost minutes
+    before = {name: os.environ.get(name) for name in dials}
+    os.environ.update(dials)
     try:
         yield
     finally:

@@ -286,6 +286,11 @@ def _paper_label(app: Sphinx, key: str) -> str:
 
 
 def _on_config(app: Sphinx, config: Any) -> None:
+    """Take the execution cache of this run, and switch off what would load from elsewhere."""
+    for event, listeners in app.events.listeners.items():
+        # Jupyter Book always loads sphinx-thebe, whose script asks another host for code.
+        kept = [one for one in listeners if one.handler.__module__ != "sphinx_thebe"]
+        app.events.listeners[event] = kept
     folder = os.environ.get("ENOUGH_EXECUTION_CACHE")
     if folder:
         config.nb_execution_cache_path = folder
