@@ -51,32 +51,15 @@ run.report()
 # Every size in this chapter is a dial, set here once.
 
 # %%
+WIDTHS = (16, 64, 128, 256, 512, 1024)
 dial = run.pick(
-    cpu=dict(
-        trials=20,
-        modes=1000,
-        widths=(16, 64, 128, 256, 512, 1024, 2048),
-        draws=12,
-        subsets=10,
-        images=0,
-    ),
-    gpu=dict(
-        trials=50,
-        modes=4000,
-        widths=(16, 64, 128, 256, 512, 1024, 4096),
-        draws=45,
-        subsets=20,
-        images=8000,
-    ),
+    cpu=dict(trials=20, modes=1000, widest=2048, draws=12, subsets=10, images=0),
+    gpu=dict(trials=50, modes=4000, widest=4096, draws=45, subsets=20, images=8000),
     full=dict(
-        trials=200,
-        modes=10_000,
-        widths=(16, 64, 128, 256, 512, 1024, 8192),
-        draws=45,
-        subsets=40,
-        images=10_000,
+        trials=200, modes=10_000, widest=8192, draws=45, subsets=40, images=10_000
     ),
 )
+widths = (*WIDTHS, dial.widest)
 RIDGES = [0.0, *np.logspace(-6, 2, 17)]
 device = str(run.device)
 
@@ -92,10 +75,10 @@ digit_runs = {
     k: experiments.digits_point(
         256, k, RIDGES, trials=dial.draws, seed=run.seed, device=device
     )
-    for k in dial.widths
+    for k in widths
 }
 errors = np.stack(
-    [digit_runs[k]["test_mse"] for k in dial.widths]
+    [digit_runs[k]["test_mse"] for k in widths]
 )  # (widths, draws, ridges)
 
 
@@ -123,8 +106,8 @@ fig, ax = plotting.figure(
     "the data and the features; dotted: as many features as samples.",
     name="fig-puzzle",
 )
-plotting.band(ax, dial.widths, ridgeless, axis=1, label="no ridge")
-plotting.band(ax, dial.widths, best, axis=1, label="tuned ridge")
+plotting.band(ax, widths, ridgeless, axis=1, label="no ridge")
+plotting.band(ax, widths, best, axis=1, label="tuned ridge")
 ax.axvline(256, color="0.4", linestyle=":")
 ax.set(
     xscale="log",
@@ -326,7 +309,8 @@ assert torch.allclose(
 # test error of a trial is computed exactly over the population, so nothing but the trials is random.
 
 # %%
-GRID = [(n, k) for n in (64, 256) for k in (32, 64, 128, 256, 512, 1024)]
+GRID_WIDTHS = (32, 64, 128, 256, 512, 1024)
+GRID = [(n, k) for n in (64, 256) for k in GRID_WIDTHS]
 GRID_RIDGES = [0.0, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
 NOISES = (0.0, 0.5)
 points = {
@@ -343,38 +327,39 @@ points = {
     for n, k in GRID
 }
 
-# %% tags=["hide-input"]
-widths = [k for n, k in GRID if n == 256]
+# %%
 curve = np.geomspace(32, 1024, 200)
 values = data.power_law_spectrum(dial.modes, 1.5)
 target = data.power_law_coefficients(dial.modes, 1.5)
+
+
+def theory_and_points(ax, part, ridge, color):
+    """Draw the predicted curve and the simulated points at n = 256."""
+    i = GRID_RIDGES.index(ridge)
+    risk = op.rf_risk(values, target, 256, torch.as_tensor(curve), ridge, 0.5)
+    ax.plot(curve, getattr(risk, part), color=color, marker="", linestyle="-")
+    cells = np.stack([points[256, k][part][:, 1, i] for k in GRID_WIDTHS])
+    look = dict(color=color, linestyle="none", label=f"ridge {ridge:g}")
+    plotting.band(ax, GRID_WIDTHS, cells, axis=1, **look)
+
+
+# %% tags=["hide-input"]
 fig, axes = plotting.figure(
-    alt="Two panels, test and train error against the number of features for three ridges. Points of the simulation "
-    "lie on the theory's curves, through the peak at 256 features for the smallest ridge.",
-    caption="Simulation (points, mean and 95 % interval over trials) on the eigenframework's curves; $n=256$, "
-    "noise variance 0.5. Left: test error. Right: train error.",
+    alt="Two panels, test and train error against the number of features for three "
+    "ridges. Points of the simulation lie on the theory's curves, through the peak at "
+    "256 features for the smallest ridge.",
+    caption="Simulation (points, mean and 95 % interval over trials) on the "
+    "eigenframework's curves; $n=256$, noise variance 0.5. Left: test error. Right: "
+    "train error.",
     name="fig-theory",
     ncols=2,
 )
 for ridge, color in zip((1e-3, 1e-1, 1.0), plotting.PALETTE, strict=False):
-    i = GRID_RIDGES.index(ridge)
-    theory = op.rf_risk(values, target, 256, torch.as_tensor(curve), ridge, 0.5)
-    for ax, part in zip(axes, ("test_mse", "train_mse"), strict=True):
-        cells = np.stack([points[256, k][part][:, 1, i] for k in widths])
-        plotting.band(
-            ax,
-            widths,
-            cells,
-            axis=1,
-            color=color,
-            linestyle="none",
-            label=f"ridge {ridge:g}",
-        )
-        ax.plot(curve, getattr(theory, part), color=color, marker="", linestyle="-")
-axes[0].set(xscale="log", xlabel="random features $k$", ylabel="test error")
-axes[1].set(
-    xscale="log", yscale="log", xlabel="random features $k$", ylabel="train error"
-)
+    theory_and_points(axes[0], "test_mse", ridge, color)
+    theory_and_points(axes[1], "train_mse", ridge, color)
+axes[0].set(xscale="log", ylabel="test error", xlabel="random features $k$")
+axes[1].set(xscale="log", ylabel="train error", xlabel="random features $k$")
+axes[1].set(yscale="log")
 axes[0].legend()
 plotting.show(fig)
 
@@ -399,6 +384,7 @@ def median_error(part, rng=None):
     return float(np.median(np.concatenate(found)))
 
 
+# %%
 def with_interval(statistic, replicas=500):
     """Value and 95 % bootstrap interval, widened to contain the value."""
     rng = np.random.default_rng(run.seed)
@@ -500,6 +486,7 @@ def worst_step(curves, rng=None):
     return float((means[1:] / means[:-1]).max())
 
 
+# %%
 step, step_interval = with_interval(lambda rng: worst_step(best, rng))
 
 shuffled = np.stack(
@@ -513,7 +500,7 @@ shuffled = np.stack(
             seed=run.seed,
             device=device,
         )["test_mse"]
-        for k in (dial.widths[0], dial.widths[-1])
+        for k in (widths[0], widths[-1])
     ]
 )
 nothing, nothing_interval = with_interval(
@@ -534,33 +521,25 @@ nothing, nothing_interval = with_interval(
 # $$ E' = \frac{M E_{\mathrm{te}} - n E_{\mathrm{tr}}}{M - n}. $$
 
 # %% tags=["hide-input"]
-slot = range(
-    4, len(RIDGES)
-)  # ridges from about 1e-5 up, where the mean over draws is well determined
-measured = np.stack([digit_runs[k]["test_mse"].mean(0)[slot] for k in dial.widths])
-predicted = np.stack([digit_runs[k]["test_theory"][slot] for k in dial.widths])
-uncorrected = np.stack(
-    [digit_runs[k]["test_theory_uncorrected"][slot] for k in dial.widths]
-)
+# Ridges from about 1e-5 up, where the mean over draws is well determined.
+slot = slice(4, None)
+measured = np.stack([digit_runs[k]["test_mse"].mean(0)[slot] for k in widths])
+predicted = np.stack([digit_runs[k]["test_theory"][slot] for k in widths])
+
 fig, ax = plotting.figure(
-    alt="Measured against predicted test error for all widths and ridges on digits. The points lie on the diagonal.",
-    caption="Test error on digits, measured against predicted, for all widths and ridges. Dashed: equality.",
+    alt="Measured against predicted test error for all widths and ridges on digits. The "
+    "points lie on the diagonal.",
+    caption="Test error on digits, measured against predicted, for all widths and "
+    "ridges. Dashed: equality.",
     name="fig-digits",
     width=4.6,
     height=4.2,
 )
-for row in range(len(dial.widths)):
-    ax.plot(
-        predicted[row], measured[row], "o", color=plotting.PALETTE[0], markersize=3
-    )
 ends = [measured.min(), measured.max()]
 ax.plot(ends, ends, "--", color="0.3", marker="")
-ax.set(
-    xscale="log",
-    yscale="log",
-    xlabel="predicted test error",
-    ylabel="measured test error",
-)
+ax.plot(predicted.ravel(), measured.ravel(), "o", markersize=3)
+ax.set(xscale="log", xlabel="predicted test error")
+ax.set(yscale="log", ylabel="measured test error")
 plotting.show(fig)
 
 
@@ -568,7 +547,7 @@ plotting.show(fig)
 def digits_error(key, rng=None):
     """Median over widths and ridges of |measured / predicted - 1| on digits."""
     found = []
-    for k in dial.widths:
+    for k in widths:
         cells, theory = digit_runs[k]["test_mse"][:, slot], digit_runs[k][key][slot]
         if rng is not None:
             cells = cells[rng.integers(len(cells), size=len(cells))]
@@ -602,29 +581,22 @@ interpolation = experiments.interpolation_table(
 )
 r = np.linspace(0, 0.95, 200)
 fig, ax = plotting.figure(
-    alt="Test error relative to its minimum against the fitting ratio, for four noise levels. The minimum sits at "
-    "zero for low noise and moves to the right as the noise grows.",
-    caption=r"A task with $\alpha=1.5$, $\beta=2$: test error along the ridge path, relative to its minimum (dot). Up to "
-    r"$\sigma^2_\mathrm{rel} = 2/3$ the minimum is at 0: interpolate.",
+    alt="Test error relative to its minimum against the fitting ratio, for four noise "
+    "levels. The minimum sits at zero for low noise and moves right as noise grows.",
+    caption=r"A task with $\alpha=1.5$, $\beta=2$: test error along the ridge path, "
+    r"relative to its minimum (dot). Up to $\sigma^2_\mathrm{rel} = 2/3$ the minimum is "
+    r"at 0: interpolate.",
     name="fig-ratio",
 )
 for noise, color in zip((0.0, 0.5, 1.0, 5.0), plotting.PALETTE, strict=False):
-    curve = op.power_law_test_mse(r, 1.5, 2.0, noise)
     smallest = op.optimal_fitting_ratio(1.5, 2.0, noise)
+    error = op.power_law_test_mse(r, 1.5, 2.0, noise)
     lowest = op.power_law_test_mse(smallest.root, 1.5, 2.0, noise)
-    ax.plot(
-        r**2,
-        curve / lowest,
-        color=color,
-        marker="",
-        label=rf"$\sigma^2_\mathrm{{rel}}={noise:g}$",
-    )
+    label = rf"$\sigma^2_\mathrm{{rel}}={noise:g}$"
+    ax.plot(r**2, error / lowest, color=color, marker="", label=label)
     ax.plot(smallest.ratio, 1.0, "o", color=color)
-ax.set(
-    xlabel="fitting ratio, train error / test error",
-    ylabel="test error / its minimum",
-    ylim=(0.97, 1.8),
-)
+ax.set(xlabel="fitting ratio, train error / test error", ylim=(0.97, 1.8))
+ax.set(ylabel="test error / its minimum")
 ax.legend()
 plotting.show(fig)
 
@@ -641,32 +613,25 @@ noise_gap = float((interpolation.overfitting / interpolation.alpha - 1).abs().ma
 # infinitely wide networks: the {term}`neural tangent kernel` {cite:p}`jacot2018neural` of a ReLU network with two hidden
 # layers, in plain torch.
 
+
 # %%
+def kernel_of(x):
+    """Neural tangent kernel of standardized inputs of mean squared length one."""
+    x = (x - x.mean(0)) / x.std(0).clamp(min=1e-6)
+    return op.neural_tangent_kernel(x / x.square().sum(1).mean().sqrt(), depth=2)
+
+
+cancer = data.breast_cancer(dtype=torch.float64)
 patches = data.photograph_patches(
     1500, size=8, generator=run.generator("patches"), dtype=torch.float64
 )
-cancer = data.breast_cancer(dtype=torch.float64)
-
-
-def kernel_of(x, depth=2):
-    """Neural tangent kernel of standardized inputs of mean squared length one."""
-    x = (x - x.mean(0)) / x.std(0).clamp(min=1e-6)
-    return op.neural_tangent_kernel(
-        x / x.square().sum(1).mean().sqrt(), depth=depth
-    )
-
-
-cut = torch.unique(
-    patches.x, dim=0
-)  # a patch that was cut twice would make the kernel matrix singular
+cut = torch.unique(patches.x, dim=0)  # a patch cut twice makes the matrix singular
 center, around = cut[:, 27], torch.cat([cut[:, :27], cut[:, 28:]], 1)
+center = (center - center.mean()) / center.std()
 tasks = {
     "digits": (kernel_of(digits.x), 1.0 - 2.0 * (digits.y % 2).double()),
     "breast cancer": (kernel_of(cancer.x), 1.0 - 2.0 * cancer.y.double()),
-    "photograph patches": (
-        kernel_of(around),
-        (center - center.mean()) / center.std(),
-    ),
+    "photograph patches": (kernel_of(around), center),
 }
 
 # %% [markdown]
@@ -704,32 +669,23 @@ for name, (kernel, labels) in tasks.items():
 
 # %% tags=["hide-input"]
 fig, axes = plotting.figure(
-    alt="Two panels of learning curves on log axes for the tasks. Digits, breast cancer and patches fall in nearly "
-    "straight lines; the isotropic control bends.",
-    caption="Exponents are slopes. Left: $1/\\operatorname{Tr} K_n^{-1}$, slope $-\\alpha$. Right: test error without "
-    "ridge, slope $1-\\beta$. Mean and 95 % interval over random subsets.",
+    alt="Two panels of learning curves on log axes for the tasks. Digits, breast cancer "
+    "and patches fall in nearly straight lines; the isotropic control bends.",
+    caption="Exponents are slopes. Left: $1/\\operatorname{Tr} K_n^{-1}$, slope "
+    "$-\\alpha$. Right: test error without ridge, slope $1-\\beta$. Mean and 95 % "
+    "interval over random subsets.",
     name="fig-exponents",
     ncols=2,
 )
 for name, found in exponents.items():
-    plotting.band(
-        axes[0], found.sizes, found.kappa / found.kappa[:, :1].mean(), label=name
-    )
-    plotting.band(
-        axes[1], found.sizes, found.test_mse / found.test_mse[:, :1].mean()
-    )
-axes[0].set(
-    xscale="log",
-    yscale="log",
-    xlabel="samples $n$",
-    ylabel=r"$1/\mathrm{Tr}\,K_n^{-1}$ (scaled)",
-)
-axes[1].set(
-    xscale="log",
-    yscale="log",
-    xlabel="samples $n$",
-    ylabel="ridgeless test error (scaled)",
-)
+    for ax, values_at in zip(axes, (found.kappa, found.test_mse), strict=True):
+        plotting.band(
+            ax, found.sizes, values_at / values_at[:, 0].mean(), label=name
+        )
+axes[0].set(ylabel=r"$1/\mathrm{Tr}\,K_n^{-1}$ (scaled)")
+axes[1].set(ylabel="ridgeless test error (scaled)")
+for ax in axes:
+    ax.set(xscale="log", yscale="log", xlabel="samples $n$")
 axes[0].legend()
 plotting.show(fig)
 
@@ -844,7 +800,7 @@ summary = [
         "tuned": float(best[i].mean()),
         "tuned_se": float(best[i].std(ddof=1) / math.sqrt(dial.draws)),
     }
-    for i, k in enumerate(dial.widths)
+    for i, k in enumerate(widths)
 ]
 recording.record(run, CHAPTER, summary)
 recorded = recording.read_tables(CHAPTER)

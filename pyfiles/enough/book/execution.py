@@ -295,6 +295,7 @@ def executed_notebook(root: Path, pair: Pair) -> nbformat.NotebookNode | None:
     Returns
     -------
     NotebookNode or None
+        With all outputs and their metadata; ``None`` when the cache does not hold it.
     """
     folder = cache_folder(root)
     if not folder.exists():
