@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 import tomllib
+from pathlib import Path
 
 import jupytext
 import pytest
 
-from conftest import ROOT
 from enough.book import execution, pairs
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PAIRS = pairs.find_pairs(ROOT)
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]

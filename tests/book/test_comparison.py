@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 
-from conftest import ROOT
+ROOT = Path(__file__).resolve().parents[2]
+
 
 CELLS = [
     ("from enough.book import claim", []),

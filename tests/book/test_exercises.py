@@ -1,12 +1,14 @@
 """Checks of exercises: right answers pass in silence, wrong ones get a hint and no answer."""
 
 import importlib
+from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import ROOT
 from enough.book import exercises
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PREFIX = "overparameterization/random_features/"
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import tomllib
 from collections import Counter
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -17,12 +18,13 @@ from myst_nb.core.variables import format_plain_text
 from myst_parser.mdit_to_docutils.base import default_slugify
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from conftest import ROOT
 from enough.book import execution, pairs
 from enough.book.citations import Citation, read_citations
 from enough.book.launch import glued_values, write_branch
 from enough.book.plain import EXTENSIONS, Link, Links, collect_labels, to_plain_markdown
 from enough.book.scaffold import skeleton
+
+ROOT = Path(__file__).resolve().parents[2]
 
 REPOSITORY = "https://github.com/someone/book"
 SIMON = "https://arxiv.org/abs/1"

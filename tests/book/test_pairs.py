@@ -1,13 +1,15 @@
 """Pairs: the twin is the source, the notebook a pure function of it and its claim lines."""
 
 import copy
+from pathlib import Path
 
 import nbformat
 import pytest
 
-from conftest import ROOT
 from enough.book import pairs
 from enough.book.claims import METADATA_KEY
+
+ROOT = Path(__file__).resolve().parents[2]
 
 TWIN = """# ---
 # jupyter:

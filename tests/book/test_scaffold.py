@@ -15,10 +15,11 @@ import test_chapters
 from jupytext.config import load_jupytext_config
 from nbclient import NotebookClient
 
-from conftest import ROOT
 from enough.book import pairs
 from enough.book.claims import METADATA_KEY
 from enough.book.scaffold import INSTRUCTION, skeleton
+
+ROOT = Path(__file__).resolve().parents[2]
 
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 NAME = "calibration/new_chapter_2"

@@ -4,13 +4,15 @@ import ast
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 from numpydoc.validate import validate
 
 import enough
-from conftest import ROOT
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PACKAGE = ROOT / "pyfiles" / "enough"
 

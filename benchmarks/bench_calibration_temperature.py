@@ -1,0 +1,148 @@
+"""Temperature scaling on a large table, beside the published recipe and other packages.
+
+Peers are measured where they are installed; run with an environment that holds them::
+
+    PYTHONPATH=pyfiles .venv-oracles/bin/python benchmarks/bench_calibration_temperature.py
+
+``--samples`` and ``--classes`` scale the table (100 000 × 1000 by default, 400 MB in float32).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+from torch.nn import functional as F
+
+from enough.calibration import TemperatureScaling
+
+
+def make_table(n_samples: int, n_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return float32 logits whose optimal temperature is near 3, and labels."""
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.empty(n_samples, n_classes)
+    labels = torch.empty(n_samples, dtype=torch.int64)
+    for start in range(0, n_samples, 1000):
+        block = slice(start, min(start + 1000, n_samples))
+        true = 2.0 * torch.randn(block.stop - start, n_classes, generator=draw)
+        labels[block] = torch.multinomial(true.softmax(1), 1, generator=draw)[:, 0]
+        logits[block] = 3.0 * true
+    return logits, labels
+
+
+def published(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Fit T as a well-known repository does: L-BFGS from 1.5, step 0.01, 50 iterations."""
+    return _lbfgs(logits, labels, lr=0.01, max_iter=50)
+
+
+def line_search(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Fit T by L-BFGS with a strong-Wolfe line search until it stops."""
+    return _lbfgs(logits, labels, lr=1.0, max_iter=100, line_search_fn="strong_wolfe")
+
+
+def _lbfgs(logits: torch.Tensor, labels: torch.Tensor, **options: object) -> float:
+    temperature = torch.tensor([1.5], requires_grad=True)
+    optimizer = torch.optim.LBFGS([temperature], **options)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(logits / temperature, labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return temperature.item()
+
+
+def bisection(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Fit T by the bisection of probmetrics."""
+    from probmetrics.calibrators.temperature_scaling import TemperatureScalingCalibrator
+    from probmetrics.distributions import CategoricalLogits
+
+    scaling = TemperatureScalingCalibrator()
+    scaling.fit_torch(CategoricalLogits(logits), labels)
+    return 1.0 / float(scaling.invtemp_)
+
+
+def scikit_learn(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Fit T as scikit-learn's CalibratedClassifierCV does for method "temperature"."""
+    from sklearn.calibration import _TemperatureScaling
+
+    return 1.0 / float(_TemperatureScaling().fit(logits.numpy(), labels.numpy()).beta_)
+
+
+def rows(n_samples: int = 100_000, n_classes: int = 1000, repeats: int = 3) -> list[dict]:
+    """Measure our fit and its peers.
+
+    Parameters
+    ----------
+    n_samples, n_classes : int
+        Shape of the table.
+    repeats : int
+        Timed runs of each call, interleaved; the minimum counts.
+
+    Returns
+    -------
+    list of dict
+        Keys name, ours_s, peer, peer_s, ratio (peer over ours), spread (ours: slowest over
+        fastest), note (the temperatures found).
+    """
+    logits, labels = make_table(n_samples, n_classes)
+    fits: dict[str, Callable[[], float]] = {
+        "ours": lambda: TemperatureScaling().fit(logits, labels).temperature_,
+        "L-BFGS as published": lambda: published(logits, labels),
+        "L-BFGS with line search": lambda: line_search(logits, labels),
+    }
+    if find_spec("probmetrics"):
+        fits["probmetrics"] = lambda: bisection(logits, labels)
+    if find_spec("sklearn"):
+        import sklearn.calibration
+
+        if hasattr(sklearn.calibration, "_TemperatureScaling"):
+            fits["scikit-learn"] = lambda: scikit_learn(logits, labels)
+    found: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in fits}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peers warn about their own imports
+        for _ in range(repeats):
+            for name, fit in fits.items():
+                start = time.perf_counter()
+                found[name] = fit()
+                seconds[name].append(time.perf_counter() - start)
+    fastest = min(seconds["ours"])
+    return [
+        {
+            "name": f"temperature, {n_samples} x {n_classes} float32",
+            "ours_s": fastest,
+            "spread": max(seconds["ours"]) / fastest,
+            "peer": peer,
+            "peer_s": min(times),
+            "ratio": min(times) / fastest,
+            "note": f"T: ours {found['ours']:.6f}, peer {found[peer]:.6f}",
+        }
+        for peer, times in seconds.items()
+        if peer != "ours"
+    ]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=100_000)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    print(f"{'name':38}{'ours s':>9}{'spread':>8}  {'peer':26}{'peer s':>9}{'ratio':>8}")
+    for row in rows(options.samples, options.classes, options.repeats):
+        print(
+            f"{row['name']:38}{row['ours_s']:9.3f}{row['spread']:8.2f}  {row['peer']:26}"
+            f"{row['peer_s']:9.3f}{row['ratio']:8.2f}  {row['note']}"
+        )
+
+
+if __name__ == "__main__":
+    main()
