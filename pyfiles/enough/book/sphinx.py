@@ -291,6 +291,8 @@ def _on_config(app: Sphinx, config: Any) -> None:
         # Jupyter Book always loads sphinx-thebe, whose script asks another host for code.
         kept = [one for one in listeners if one.handler.__module__ != "sphinx_thebe"]
         app.events.listeners[event] = kept
+    styles = app.registry.css_files
+    styles[:] = [style for style in styles if style[0] != "sphinx-thebe.css"]
     folder = os.environ.get("ENOUGH_EXECUTION_CACHE")
     if folder:
         config.nb_execution_cache_path = folder

@@ -71,7 +71,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 class RFRisk:
     """What the eigenframework predicts for random-feature ridge regression.
 
-    Attributes
+    Parameters
     ----------
     test_mse : float or array
         Expected squared error on a fresh noisy sample (noise included).
@@ -101,7 +101,7 @@ class RFRisk:
 class OptimalRidge:
     """The ridge that minimizes the predicted test error.
 
-    Attributes
+    Parameters
     ----------
     ridge : float or array
         The minimizer in ``[0, inf]``; 0 means that interpolation is optimal, ``inf`` that

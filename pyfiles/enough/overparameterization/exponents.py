@@ -75,7 +75,7 @@ def estimate_eigensystem(kernel_matrix: Any, targets: Any, rtol: float = 0.0) ->
 class PowerLawExponents:
     r"""Exponents of a task, with what is needed to judge them.
 
-    Attributes
+    Parameters
     ----------
     alpha, beta : float
         Mean over subsets of the fitted exponents; NaN when a curve is not positive and

@@ -38,7 +38,7 @@ __all__ = [
 class FittingRatio:
     r"""Where the test error of a power-law task is smallest.
 
-    Attributes
+    Parameters
     ----------
     root : float
         The minimizer :math:`r^* \in [0, 1)`, the root of the fitting ratio.

@@ -12,7 +12,7 @@ leave-one-out error of every ridge follows from the same factors.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -135,7 +135,7 @@ class RidgePath:
 
     Shapes are for targets with an outputs axis; without one, the results have none.
 
-    Attributes
+    Parameters
     ----------
     ridges : array of shape (ridges,)
         The ridges.
@@ -143,13 +143,17 @@ class RidgePath:
         Predictions for the training samples.
     test_predictions : array of shape (ridges, ..., n_test, outputs), or None
         Predictions for the test samples.
+    _factors : object
+        The decomposition from which the properties are computed; internal.
+    _finish : callable
+        Turns results into what the caller gave; internal.
     """
 
     ridges: Any
     train_predictions: Any
     test_predictions: Any
-    _factors: _Factors
-    _finish: Any
+    _factors: _Factors = field(repr=False)
+    _finish: Any = field(repr=False)
 
     @cached_property
     def coefficients(self) -> Any:
