@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import resource
 import sys
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 
@@ -24,6 +23,7 @@ from enough.calibration import (
     expected_calibration_error,
     smooth_calibration_error,
 )
+from side_by_side import interleave
 
 # The peer of the classwise error keeps Python lists: it sees this many rows at most.
 SLOW_PEER_ROWS = 5_000
@@ -40,19 +40,6 @@ def make_table(n_samples: int, n_classes: int) -> tuple[torch.Tensor, torch.Tens
         labels[block] = torch.multinomial(logits.softmax(1), 1, generator=draw)[:, 0]
         probs[block] = (2.0 * logits).softmax(1)
     return probs, labels
-
-
-def interleave(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Time the calls in turn, after one warm-up each."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def peak_mib() -> float:

@@ -10,7 +10,6 @@ Peers are measured where they are installed; run with an environment that holds 
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from enough.calibration import TemperatureScaling
+from side_by_side import interleave, spread
 
 
 def make_table(n_samples: int, n_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,20 +105,19 @@ def rows(n_samples: int = 100_000, n_classes: int = 1000, repeats: int = 3) -> l
         if hasattr(sklearn.calibration, "_TemperatureScaling"):
             fits["scikit-learn"] = lambda: scikit_learn(logits, labels)
     found: dict[str, float] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in fits}
+
+    def keep(name: str) -> Callable[[], None]:
+        return lambda: found.update({name: fits[name]()})
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peers warn about their own imports
-        for _ in range(repeats):
-            for name, fit in fits.items():
-                start = time.perf_counter()
-                found[name] = fit()
-                seconds[name].append(time.perf_counter() - start)
+        seconds = interleave({name: keep(name) for name in fits}, repeats, warm_up=0)
     fastest = min(seconds["ours"])
     return [
         {
             "name": f"temperature, {n_samples} x {n_classes} float32",
             "ours_s": fastest,
-            "spread": max(seconds["ours"]) / fastest,
+            "spread": spread(seconds["ours"]),
             "peer": peer,
             "peer_s": min(times),
             "ratio": min(times) / fastest,

@@ -6,13 +6,13 @@ one decomposition; the peers solve the problem anew for every ridge.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import torch
 from sklearn.linear_model import Ridge
 
 from enough.overparameterization import ridge_path
+from side_by_side import interleave, spread
 
 N_RIDGES = 100
 FEW = 10  # the peers solve for every tenth ridge; their time is multiplied
@@ -56,16 +56,9 @@ def _scikit_learn_each(features, targets, test, ridges) -> torch.Tensor:
 
 def _minima(calls: dict[str, Callable], repeats: int) -> tuple[dict, dict]:
     """Interleaved minima, and the slowest run over the fastest."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return (
-        {name: min(t) for name, t in times.items()},
-        {name: max(t) / min(t) for name, t in times.items()},
-    )
+    times = interleave(calls, repeats)
+    fastest = {name: min(seconds) for name, seconds in times.items()}
+    return fastest, {name: spread(seconds) for name, seconds in times.items()}
 
 
 def rows() -> list[dict]:
@@ -76,7 +69,7 @@ def rows() -> list[dict]:
     for found in (_path(*data, ridges)[-3:], _scikit_learn_each(*data, ridges[-3:])):
         torch.testing.assert_close(found, reference, rtol=1e-7, atol=1e-9)
     one = ridges[:1]
-    quick, spread = _minima(
+    quick, spreads = _minima(
         {
             "svd one": lambda: _path(*data, one, "svd"),
             "svd": lambda: _path(*data, ridges, "svd"),
@@ -107,7 +100,7 @@ def rows() -> list[dict]:
                     "ours_s": quick[method],
                     "peer_s": seconds,
                     "ratio": seconds / quick[method],
-                    "spread": spread[method],
+                    "spread": spreads[method],
                     "note": f"peer: {peer}",
                 }
             )

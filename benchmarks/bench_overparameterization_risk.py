@@ -8,12 +8,12 @@ kappa until the second one holds.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from enough.overparameterization import optimal_ridge, rf_risk
+from side_by_side import interleave, spread
 
 STEPS = 60  # halvings of an interval of 30 decades: 18 digits
 
@@ -47,13 +47,8 @@ def nested_bisection(eigenvalues, powers, n, k, ridge, noise):
 
 def _row(name: str, ours: Callable, peer: Callable | None, repeats: int, note: str) -> dict:
     """Interleaved minima; ``spread`` is the slowest of ours over the fastest."""
-    times: dict[str, list[float]] = {"ours": [], "peer": []}
-    for _ in range(repeats):
-        for label, call in (("ours", ours), ("peer", peer)):
-            if call is not None:
-                start = time.perf_counter()
-                call()
-                times[label].append(time.perf_counter() - start)
+    calls = {"ours": ours} if peer is None else {"ours": ours, "peer": peer}
+    times = interleave(calls, repeats, warm_up=0)
     fastest = min(times["ours"])
     peer_s = min(times["peer"]) if peer is not None else None
     return {
@@ -61,7 +56,7 @@ def _row(name: str, ours: Callable, peer: Callable | None, repeats: int, note: s
         "ours_s": fastest,
         "peer_s": peer_s,
         "ratio": None if peer_s is None else peer_s / fastest,
-        "spread": max(times["ours"]) / fastest,
+        "spread": spread(times["ours"]),
         "note": note,
     }
 
