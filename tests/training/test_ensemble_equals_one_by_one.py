@@ -75,6 +75,17 @@ def encoder(generator):
     return nn.Sequential(nn.Unflatten(1, (3, 2)), nn.Linear(2, 8), layer, nn.Flatten(1))
 
 
+class Recurrent(nn.Module):
+    """A recurrent kernel: only a loop can run it."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.GRU(2, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.cell(x.unflatten(1, (3, 2)))[0][:, -1])
+
+
 def transformer(generator):
     """The book's own, with its logits in the order that cross-entropy wants."""
 
@@ -105,6 +116,7 @@ BUILDS = {
     "batchnorm": (lambda g: Net(), images, ("vmap", "loop")),
     "attention": (lambda g: Attention(), tokens, ("vmap", "loop")),
     "encoder": (encoder, vectors, ("vmap", "loop")),
+    "recurrent": (lambda g: Recurrent(), vectors, ("loop",)),
     "transformer": (transformer, tokens, ("stacked", "loop")),
 }
 CASES = [(name, mode) for name, (_, _, modes) in BUILDS.items() for mode in modes]

@@ -286,6 +286,20 @@ def test_an_error_in_an_update_leaves_a_usable_ensemble():
     torch.testing.assert_close(ensemble.member(1)(X).detach(), before[1])
 
 
+@pytest.mark.parametrize("mode", ["vmap", "loop"])
+def test_a_part_that_the_builder_shares_is_copied_for_every_member(mode):
+    body = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
+    before = {name: t.clone() for name, t in body.state_dict().items()}
+    ensemble = make(build=lambda g: nn.Sequential(body, nn.Linear(6, 1)), mode=mode)
+    assert torch.equal(
+        ensemble.parameters_of(0)["0.0.weight"], ensemble.parameters_of(1)["0.0.weight"]
+    )
+    ensemble.fit(X, Y, steps=5, batch_size=8, lr=0.1)
+    means = torch.stack([ensemble.parameters_of(e)["0.1.running_mean"] for e in range(4)])
+    assert len(torch.unique(means, dim=0)) == 4
+    assert all(torch.equal(t, before[name]) for name, t in body.state_dict().items())
+
+
 def widths(sizes):
     sizes = iter(sizes)
     return lambda: MLP([6, next(sizes), 1])
@@ -341,7 +355,7 @@ def test_bad_arguments_of_the_constructor_are_named(change, message):
         ({"y": -torch.ones(24, dtype=torch.long)}, "y: expected entries >= 0"),
         ({"loss": "hinge"}, "loss: expected one of"),
         ({"loss": lambda p, t: p - t}, "loss: expected a function that returns a scalar"),
-        ({"loss": lambda p, t: 1.0}, "loss: expected a function that returns a tensor"),
+        ({"loss": lambda p, t: 1.0}, "returns a scalar tensor, got float"),
         ({"optimizer": "lion"}, "optimizer: expected one of"),
         ({"lr": 0.0}, "lr: expected a number > 0"),
         ({"lr": [0.1, 0.1, -0.1, 0.1]}, r"lr\[2\]: expected a number > 0"),

@@ -118,19 +118,42 @@ class MemberLoss:
             except Exception:  # no batching rule, control flow on data, or an error of its own
                 self._maps = False
             else:
-                return _check(losses, inputs)
-        members = [self._single(*(t[e] for t in inputs)) for e in range(prediction.shape[0])]
-        for value in members:
-            if not isinstance(value, Tensor):
-                raise ValueError(
-                    f"loss: expected a function that returns a tensor, got {type(value).__name__}"
-                )
-        return _check(torch.stack(members), inputs)
+                if losses.ndim > 1:
+                    raise ValueError(
+                        "loss: expected a function that returns a scalar tensor, got "
+                        f"{tuple(losses.shape[1:])}"
+                    )
+                return losses
+        members = [self._alone(*(t[e] for t in inputs)) for e in range(prediction.shape[0])]
+        return torch.stack(members)
 
+    def one(self, prediction: Tensor, target: Tensor | None) -> Tensor:
+        """Return the loss of one member.
 
-def _check(losses: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
-    if losses.shape != inputs[0].shape[:1]:
-        raise ValueError(
-            f"loss: expected a function that returns a scalar, got shape {tuple(losses.shape[1:])}"
-        )
-    return losses
+        Parameters
+        ----------
+        prediction : torch.Tensor, shape (B, ...)
+            Its predictions.
+        target : torch.Tensor, shape (B, ...), or None
+            Its targets.
+
+        Returns
+        -------
+        torch.Tensor, shape ()
+            The loss.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, or the function does not return a scalar.
+        """
+        if self._stacked is not None:
+            return self(prediction.unsqueeze(0), None if target is None else target.unsqueeze(0))[0]
+        return self._alone(prediction) if target is None else self._alone(prediction, target)
+
+    def _alone(self, *inputs: Tensor) -> Tensor:
+        value = self._single(*inputs)
+        if not isinstance(value, Tensor) or value.ndim > 0:
+            came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss: expected a function that returns a scalar tensor, got {came}")
+        return value

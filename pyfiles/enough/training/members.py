@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def build_members(
     Returns
     -------
     list of torch.nn.Module
-        The members.
+        The members. Where they share a part, each has a copy of its own.
 
     Raises
     ------
@@ -145,6 +146,9 @@ def build_members(
     if len({id(member) for member in members}) < size:
         raise ValueError("build: expected a new module at every call, got the same one again")
     _check_alike(members)
+    tensors = [t for m in members for t in {*m.parameters(), *m.buffers()}]
+    if len({id(t) for t in tensors}) < len(tensors):  # say, one pretrained part in all of them
+        members = [copy.deepcopy(member) for member in members]
     return members
 
 

@@ -122,8 +122,7 @@ class LoopPass(Pass):
     ) -> tuple[Tensor, list[Tensor | None]]:
         losses, rows = [], []
         for e, module in enumerate(self.modules):
-            target = None if y is None else y[e : e + 1]
-            value = loss(module(x[e]).unsqueeze(0), target)[0]
+            value = loss.one(module(x[e]), None if y is None else y[e])
             rows.append(torch.autograd.grad(value, self.parameters[e], allow_unused=True))
             losses.append(value.detach())
         grads = [_stack_used(column) for column in zip(*rows, strict=True)]

@@ -87,7 +87,7 @@ def stacked_forward(
 
 
 def _known(module: nn.Module) -> bool:
-    if hasattr(module, "stacked_forward"):
+    if hasattr(type(module), "stacked_forward"):
         return True
     if type(module) is nn.Sequential:
         return all(_known(child) for child in module)
@@ -103,7 +103,7 @@ def _forward(
     buffers: Mapping[str, Tensor],
     x: Tensor,
 ) -> Tensor:
-    if hasattr(module, "stacked_forward"):
+    if hasattr(type(module), "stacked_forward"):
         return module.stacked_forward(_below(params, prefix), _below(buffers, prefix), x)
     if type(module) is nn.Sequential:
         for name, child in module.named_children():
