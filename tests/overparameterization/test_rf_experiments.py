@@ -76,7 +76,7 @@ def test_points_are_reproducible_and_fit_a_sweep():
 def test_blocks_of_trials_measure_what_one_trial_measures(monkeypatch):
     """The batch is solved as a loop over its trials would be."""
     whole = experiments.gaussian_point(12, 9, [0.0, 0.3], n_modes=40, trials=200, seed=0)
-    monkeypatch.setattr(experiments, "_MEMORY", 1)
+    monkeypatch.setattr(experiments.random_features, "_MEMORY", 1)
     single = experiments.gaussian_point(12, 9, [0.0, 0.3], n_modes=40, trials=200, seed=0)
     assert single["test_mse"].shape == whole["test_mse"].shape
     a, b = (np.log(p["test_mse"][:, 0, 1]) for p in (whole, single))

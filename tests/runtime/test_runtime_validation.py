@@ -109,6 +109,7 @@ def test_numbers_become_float(value):
         (math.nan, {"finite": False}, "expected a finite number, got nan"),
         (math.inf, {}, "expected a finite number, got inf"),
         (0, {"above": 0}, "expected a number > 0, got 0.0"),
+        (1, {"below": 1}, "expected a number < 1, got 1.0"),
         (-1, {"minimum": 0}, "expected a number >= 0, got -1.0"),
         (2, {"maximum": 1}, "expected a number <= 1, got 2.0"),
     ],

@@ -40,7 +40,7 @@ import torch
 
 from enough import data, plotting, runtime
 from enough import overparameterization as op
-from enough.book import claim, exercises, glue
+from enough.book import claim, exercises, glue, mean_interval
 from enough.overparameterization import experiments
 from enough.runtime import recording
 
@@ -756,24 +756,9 @@ def fitting_ratio(fit):
 
 
 # %%
-def mean_with_interval(sample):
-    """Mean and its 95 % Student-t interval."""
-    from scipy import stats
-
-    half = (
-        stats.t.ppf(0.975, len(sample) - 1)
-        * sample.std(ddof=1)
-        / math.sqrt(len(sample))
-    )
-    return float(sample.mean()), (
-        float(sample.mean() - half),
-        float(sample.mean() + half),
-    )
-
-
-clean_ratio, clean_interval = mean_with_interval(fitting_ratio(fits[0.0]))
-noisy_ratio, noisy_interval = mean_with_interval(fitting_ratio(fits[0.5]))
-shift, shift_interval = mean_with_interval(
+clean_ratio, clean_interval = mean_interval(fitting_ratio(fits[0.0]))
+noisy_ratio, noisy_interval = mean_interval(fitting_ratio(fits[0.5]))
+shift, shift_interval = mean_interval(
     fitting_ratio(fits[0.5]) - fitting_ratio(fits[0.0])
 )
 
@@ -1188,7 +1173,7 @@ for draw in range(dial.draws):
     four.append(
         (narrow.test_predictions.mean(1) - parity[test]).square().mean(-1).numpy()
     )
-advantage, advantage_interval = mean_with_interval(
+advantage, advantage_interval = mean_interval(
     tuned(np.stack(four)) - tuned(np.stack(one))
 )
 glue("advantage", advantage)

@@ -437,10 +437,7 @@ def check_level(level: Any) -> float:
     ValueError
         If it is not in the range.
     """
-    level = check_number(level, "level", above=0.0)
-    if not level < 1.0:
-        raise ValueError(f"level: expected a number in (0, 1), got {level}")
-    return level
+    return check_number(level, "level", above=0.0, below=1.0)
 
 
 def _gaps(sums: BinSums) -> tuple[torch.Tensor, torch.Tensor]:

@@ -185,6 +185,7 @@ def check_number(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
+    below: float | None = None,
     finite: bool = True,
 ) -> float:
     """Return ``value`` as a ``float`` in the range.
@@ -197,8 +198,8 @@ def check_number(
         The argument's name, for the message.
     minimum, maximum : float, optional
         Inclusive range.
-    above : float, optional
-        Exclusive lower end.
+    above, below : float, optional
+        Exclusive range.
     finite : bool, default True
         Refuse infinities. NaN is always refused.
 
@@ -222,6 +223,8 @@ def check_number(
         raise ValueError(f"{name}: expected a finite number, got {number}")
     if above is not None and not number > above:
         raise ValueError(f"{name}: expected a number > {above}, got {number}")
+    if below is not None and not number < below:
+        raise ValueError(f"{name}: expected a number < {below}, got {number}")
     return _check_range(number, name, minimum, maximum)
 
 

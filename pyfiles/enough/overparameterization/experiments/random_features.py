@@ -1,8 +1,4 @@
-"""Sweeps that compare the eigenframework with simulation.
-
-Functions named ``*_point`` compute one point of a sweep from plain arguments and return plain
-results, ready for `enough.training.Sweep`; functions named ``*_table`` run a whole grid.
-"""
+"""Sweeps that compare the eigenframework with simulation."""
 
 from __future__ import annotations
 
