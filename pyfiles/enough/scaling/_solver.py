@@ -16,6 +16,9 @@ from enough.scaling._models import Model
 __all__ = ["huber", "minimize"]
 
 _TINY = 1e-300
+#: A start that runs off along a flat direction gains ever less: it ends after so many steps in a
+#: row that each lower its objective by less than this share.
+_PATIENCE, _GAIN = 8, 1e-9
 
 
 def huber(residual: Tensor, delta: float) -> Tensor:
@@ -72,7 +75,7 @@ def minimize(
         Most iterations.
     tolerance : float, default 1e-13
         A problem has converged when a full step promises to lower its objective by less than
-        this share.
+        this share, or when eight steps in a row each lowered it by less than one part in 10⁹.
 
     Returns
     -------
@@ -89,6 +92,7 @@ def minimize(
     damping = torch.ones_like(best)
     done = ~best.isfinite()
     failed = done.clone()
+    stale = torch.zeros_like(best)  # steps in a row that gained next to nothing
     for _ in range(steps):
         active = (~done).nonzero()[:, 0]
         if not len(active):
@@ -104,6 +108,7 @@ def minimize(
         majorizer = jacobian.mT @ (shrink[..., None] * jacobian)
         scale = majorizer.diagonal(dim1=-2, dim2=-1).clamp_min(_TINY)
         majorizer = majorizer + torch.diag_embed(1e-12 * scale)
+        before = best[active]
         moved = torch.zeros(len(active), dtype=torch.bool)
         small = torch.zeros_like(moved)
         pending = torch.ones_like(moved)
@@ -130,7 +135,9 @@ def minimize(
             moved[at[better]] = True
             small[at[flat]] = True
             pending[at[better | flat]] = False
-        done[active[small]] = True
+        gain = (before - best[active]) / before.clamp_min(_TINY)
+        stale[active] = torch.where(gain < _GAIN, stale[active] + 1, 0.0)
+        done[active[small | (stale[active] >= _PATIENCE)]] = True
         stuck = active[~moved & ~small]
         done[stuck] = True
         failed[stuck] = True

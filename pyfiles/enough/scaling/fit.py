@@ -233,7 +233,11 @@ def solve(
     """
     replicas = check_integer(bootstrap, "bootstrap", minimum=0)
     huber_delta = check_number(huber_delta, "huber_delta", above=0, finite=False)
-    theta, objective, _ = minimize(model, starts, target, weight, huber_delta)
+    theta, objective, converged = minimize(model, starts, target, weight, huber_delta, steps=100)
+    # A start that is still far behind after so many Newton steps creeps along a flat direction.
+    late = ~converged & (objective <= 2 * objective.min())
+    if late.any():
+        theta[late], objective[late], _ = minimize(model, theta[late], target, weight, huber_delta)
     if not objective.isfinite().any():
         raise ValueError(f"data: {law.__name__} has no finite prediction on these rows")
     order = objective.argsort()
