@@ -13,9 +13,8 @@ from enough.scaling import (
     MultiPowerLaw,
     OverTrainingLaw,
     TranslationLaw,
+    published,
 )
-
-PEAK, END, WARM_UP = 3e-4, 3e-5, 2160
 
 
 def table(name):
@@ -128,39 +127,22 @@ def test_the_published_step_law_draws_and_its_exponents():
     assert fit.params["tokens"] == pytest.approx(0.198, abs=5e-3)
 
 
-def schedule(name):
-    kind, *numbers = name.split("_")
-    numbers = [int(n) for n in numbers]
-    if kind == "wsdcon":
-        rates = np.full(24000, PEAK)
-        rates[8000:] = numbers[0] * 1e-5
-        return rates
-    step = np.arange(numbers[-1])
-    if kind == "constant":
-        return np.full(numbers[0], PEAK)
-    if kind == "cosine":
-        turn = np.pi * (step - WARM_UP) / (numbers[0] - WARM_UP)
-        return np.where(step < WARM_UP, PEAK, END + (PEAK - END) * (1 + np.cos(turn)) / 2)
-    share = np.clip((step - numbers[0]) / (numbers[1] - numbers[0]), 0, 1)
-    if kind == "wsd":
-        return PEAK * (END / PEAK) ** share
-    return PEAK + (END - PEAK) * share
-
-
 @pytest.fixture(scope="module")
 def curves():
-    return table("lr_annealing_multipowerlaw")
+    table("lr_annealing_multipowerlaw")  # skips where it is absent
+    return {model: published.annealing_curves(model).table for model in ("25M", "100M", "400M")}
 
 
 def test_annealing_predicts_six_unseen_schedules(curves):
-    for size, error in (("25", 0.212), ("100", 0.200), ("400", 0.228)):
-        here = _curves_of(curves, size)
-        rates = {name: schedule(name) for name in here.schedule.unique()}
+    for model, error in (("25M", 0.212), ("100M", 0.200), ("400M", 0.228)):
+        here = curves[model]
+        rates = {name: published.annealing_schedule(name) for name in here.schedule.unique()}
         known = here.schedule.isin(["cosine_24000", "constant_24000", "wsdcon_9"])
         fit = AnnealingLaw.fit(here[known], schedules=rates)
         unseen = here[~known]
         relative = abs(fit.predict(unseen) / unseen.loss - 1)
         by_curve = relative.groupby(unseen.schedule).mean()
+        assert len(by_curve) == 6
         assert 100 * by_curve.mean() == pytest.approx(error, abs=2e-3)
 
 
@@ -172,21 +154,16 @@ def test_the_multi_power_law_with_published_constants_needs_its_warm_up(curves):
             strict=True,
         )
     )
-    here = _curves_of(curves, "25")
+    here = curves["25M"]
     unseen = here[here.schedule.isin(["wsd_20000_24000", "wsdcon_3", "constant_72000"])]
     unseen = unseen.groupby("schedule").head(60)
-    flat = {name: schedule(name) for name in unseen.schedule.unique()}
-    warm = {}
-    for name, rates in flat.items():
-        warm[name] = rates.copy()
-        warm[name][:WARM_UP] = PEAK * np.arange(1, WARM_UP + 1) / WARM_UP
-    with_warm_up = MultiPowerLaw.evaluate(constants, unseen, schedules=warm)
-    without = MultiPowerLaw.evaluate(constants, unseen, schedules=flat)
-    assert abs(with_warm_up / unseen.loss - 1).mean() < 0.003
-    assert abs(without / unseen.loss - 1).mean() > 0.02
-
-
-def _curves_of(curves, size):
-    here = curves[curves.model == f"{size}M"]
-    length = here.schedule.map(lambda name: len(schedule(name)))
-    return here[here.step <= length]
+    error = {}
+    for warm_up in (True, False):
+        rates = {
+            name: published.annealing_schedule(name, warm_up=warm_up)
+            for name in unseen.schedule.unique()
+        }
+        predicted = MultiPowerLaw.evaluate(constants, unseen, schedules=rates)
+        error[warm_up] = abs(predicted / unseen.loss - 1).mean()
+    assert error[True] < 0.003
+    assert error[False] > 0.02

@@ -3,8 +3,10 @@
 Every law has the same contract: ``Law.fit(table)`` returns a `Fit` with parameters by the paper's
 symbols, covariance, bootstrap, condition number and the share of starts that agree; `predict`,
 `interval` and `profile` are methods of the fit. `compute_optimal` and its neighbors plan with it.
+`published` holds the real tables, or stand-ins where they are not at hand.
 """
 
+from enough.scaling import published
 from enough.scaling.annealing import AnnealingLaw, MultiPowerLaw, annealing_areas
 from enough.scaling.fit import Fit, IdentifiabilityWarning
 from enough.scaling.hyperparameters import CriticalBatchLaw, HyperparameterLaw
@@ -40,4 +42,5 @@ __all__ = [
     "compute_optimal",
     "inference_optimal",
     "isoflop_minima",
+    "published",
 ]
