@@ -28,6 +28,18 @@ from enough.calibration.intervals import (
     calibration_error_interval,
 )
 from enough.calibration.losses import EnsLoss, ZLoss, mixup
+from enough.calibration.overlap import (
+    MixupOptimum,
+    NearestNeighborInterpolator,
+    OverlappingPairs,
+    gaussian_bayes_error,
+    gaussian_log_odds,
+    mixup_optimal_kl,
+    mixup_optimal_posterior,
+    published_temperature,
+    temperature_scaled_kl,
+    uniform_kl,
+)
 from enough.calibration.quantiles import (
     conformalize_quantiles,
     pinball_loss,
@@ -46,6 +58,7 @@ from enough.calibration.scores import (
 from enough.calibration.smooth import smooth_calibration_error
 from enough.calibration.streaming import StreamingCalibration
 from enough.calibration.temperature import EnsembleTemperatureScaling, TemperatureScaling
+from enough.calibration.transforms import add_noise, adjust_contrast, blur, rotate
 
 __all__ = [
     "BetaCalibration",
@@ -58,6 +71,9 @@ __all__ = [
     "IsotonicCalibration",
     "MatrixScaling",
     "MetricInterval",
+    "MixupOptimum",
+    "NearestNeighborInterpolator",
+    "OverlappingPairs",
     "PlattScaling",
     "RefinementSplit",
     "ReliabilityCurve",
@@ -66,7 +82,10 @@ __all__ = [
     "TemperatureScaling",
     "VectorScaling",
     "ZLoss",
+    "add_noise",
+    "adjust_contrast",
     "average_calibration_error",
+    "blur",
     "bootstrap_interval",
     "brier_decomposition",
     "brier_score",
@@ -77,14 +96,22 @@ __all__ = [
     "conformalize_quantiles",
     "draw_reliability",
     "expected_calibration_error",
+    "gaussian_bayes_error",
+    "gaussian_log_odds",
     "kolmogorov_smirnov_error",
     "mixup",
+    "mixup_optimal_kl",
+    "mixup_optimal_posterior",
     "negative_log_likelihood",
     "pinball_loss",
+    "published_temperature",
     "refinement_split",
     "reliability_curve",
+    "rotate",
     "score_decomposition",
     "smooth_calibration_error",
     "sort_quantiles",
+    "temperature_scaled_kl",
+    "uniform_kl",
     "weighted_interval_score",
 ]
