@@ -395,7 +395,10 @@ def _published(
     make: Callable[[np.random.Generator], pd.DataFrame],
 ) -> Published:
     try:
-        return Published(read(), data.describe(name).splitlines()[1].removeprefix("source: "), "")
+        table = read()
+        whole = table.select_dtypes("integer").columns.difference(["step"])
+        table = table.astype(dict.fromkeys(whole, "float64"))  # 6 N D overflows 64-bit integers
+        return Published(table, data.describe(name).splitlines()[1].removeprefix("source: "), "")
     except data.DataUnavailableError:
         table = make(np.random.default_rng(0))
         reason = f"the table {name} is not at hand"
