@@ -236,8 +236,9 @@ def claim(
     control : bool, default False
         Mark a negative control: a case where the effect must vanish.
     not_run : str, default ""
-        The reason why nothing was measured (a real table or hardware is absent). The verdict
-        is then ``not run`` whatever was expected; it never counts as support.
+        The reason why nothing was measured (a real table or hardware is absent); empty when it
+        was. The verdict is then ``not run`` whatever was expected; it never counts as support,
+        and numbers given beside it, computed on a stand-in, are not recorded.
 
     Raises
     ------
@@ -293,9 +294,8 @@ def _evaluate(
     if expected != HOLDS and not because:
         raise ValueError(f"because: expected the reason for expecting {expected!r}, got nothing")
     if not_run:
-        if measured is not None or interval is not None:
-            raise ValueError("not_run: expected no measured value beside it, got one")
-        verdict = NOT_RUN
+        # What a chapter computed on a stand-in is no measurement: it is left out of the record.
+        measured, interval, verdict = None, None, NOT_RUN
     else:
         measured, interval = _check_measurement(measured, interval)
         verdict = judge(*interval, above=above, below=below, between=between)
