@@ -62,13 +62,13 @@ XOR = run.pick(
     ),
 )
 dial = run.pick(
-    cpu=dict(sweep_seeds=8, fit_seeds=160, size=50, samples=350, plenty=1000, seeds=8,
-             steps=2500, map_size=20, map_seeds=5, map_steps=1500, modular=None),
-    gpu=dict(sweep_seeds=32, fit_seeds=400, size=100, samples=700, plenty=4000, seeds=16,
-             steps=10_000, map_size=40, map_seeds=8, map_steps=6000,
+    cpu=dict(cluster_seeds=36, sweep_seeds=8, fit_seeds=160, size=50, samples=350,
+             plenty=1000, seeds=8, steps=2500, map_size=20, map_seeds=5, map_steps=1500, modular=None),
+    gpu=dict(cluster_seeds=36, sweep_seeds=32, fit_seeds=400, size=100, samples=700,
+             plenty=4000, seeds=16, steps=10_000, map_size=40, map_seeds=8, map_steps=6000,
              modular=dict(modulus=59, steps=20_000)),
-    full=dict(sweep_seeds=64, fit_seeds=800, size=100, samples=700, plenty=4000, seeds=32,
-              steps=20_000, map_size=50, map_seeds=16, map_steps=10_000,
+    full=dict(cluster_seeds=64, sweep_seeds=64, fit_seeds=800, size=100, samples=700,
+              plenty=4000, seeds=32, steps=20_000, map_size=50, map_seeds=16, map_steps=10_000,
               modular=dict(modulus=97, steps=60_000)),
 )  # fmt: skip
 device = str(run.device)
@@ -88,7 +88,9 @@ XOR_OPTIONS = vars(XOR) | dict(
 
 # %%
 STEPS = (0, 1, 2, 3, 5, 10, 20, 60)
-clusters = experiments.xor_point(record=STEPS, **XOR_OPTIONS)
+clusters = experiments.xor_point(
+    record=STEPS, **(XOR_OPTIONS | {"seeds": dial.cluster_seeds})
+)
 at = {step: i for i, step in enumerate(clusters["steps"])}
 
 # %% tags=["hide-input"]
@@ -1169,6 +1171,8 @@ claim(
 # - **Clusters: our dimension is far below the theorem's.** The guarantee of {cite:t}`xu2023benign` needs a dimension above a fifth power of
 #   the number of samples, by a review of the paper; we see the effect far below. When clusters are drawn with unequal sizes and few
 #   points, the linear part stays strong and the rise takes longer: at 200 points some data sets are below 0.9 after sixty steps.
+# - **What changed after the first look:** bounds did not. At two of five other seeds, twelve data sets left the interval of the accuracy
+#   after sixty steps across its bound, because one data set in a dozen is late. There are 36 data sets now.
 # - **What was checked against the sources:** their abstracts were read, the first paper's theorems through its public reviews, and the
 #   second paper's network also in an adaptation of its published code. {prf:ref}`thm-parts`, {prf:ref}`thm-moments`,
 #   {prf:ref}`thm-product` and equation {eq}`eq-fitted` are derived here; bounds come from this book's plan. In that code, target and
