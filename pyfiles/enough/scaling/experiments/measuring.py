@@ -435,7 +435,8 @@ def _expected_loss(logits: Tensor, joint: Tensor) -> Tensor:
 def digits_errors(
     sizes: Sequence[int],
     *,
-    draws: int = 10,
+    draws: int = 100,
+    networks: int = 12,
     width: int = 64,
     steps: int = 400,
     shuffled: bool = False,
@@ -451,8 +452,10 @@ def digits_errors(
     ----------
     sizes : sequence of int
         Training samples, the largest below 1797.
-    draws : int, default 10
+    draws : int, default 100
         Permutations of the images.
+    networks : int, default 12
+        Of these, the first ones that train a perceptron too; 0 leaves it out.
     width : int, default 64
         Hidden units of the perceptron.
     steps : int, default 400
@@ -466,8 +469,9 @@ def digits_errors(
 
     Returns
     -------
-    dict of str to numpy.ndarray, shape (sizes, draws)
-        ``"nearest neighbor"`` and ``"perceptron"``: shares of wrong labels.
+    dict of str to numpy.ndarray
+        Shares of wrong labels: ``"nearest neighbor"`` (sizes, draws) and, unless left out,
+        ``"perceptron"`` (sizes, networks).
 
     Raises
     ------
@@ -475,36 +479,38 @@ def digits_errors(
         If a size leaves no test image.
     """
     sizes = [check_integer(n, "sizes", minimum=1, maximum=1796) for n in sizes]
-    images = data.digits()
-    orders = [
-        torch.randperm(len(images.y), generator=named_generator(seed, "digits", i))
-        for i in range(draws)
-    ]
-    labels = [
-        images.y[torch.randperm(len(o), generator=named_generator(seed, "labels", i))]
-        if shuffled
-        else images.y
-        for i, o in enumerate(orders)
-    ]
-    x = torch.stack([images.x[o] for o in orders])
-    y = torch.stack([label[o] for label, o in zip(labels, orders, strict=True)])
-    held_x, held_y = x[:, max(sizes) :], y[:, max(sizes) :]
-    found: dict[str, list] = {"nearest neighbor": [], "perceptron": []}
+    networks = check_integer(networks, "networks", minimum=0, maximum=draws)
+    images, most = data.digits(), max(sizes)
+    neighbors, x, y = [], [], []
+    for i in range(draws):
+        order = torch.randperm(len(images.y), generator=named_generator(seed, "digits", i))
+        labels = images.y[order]
+        if shuffled:
+            stream = named_generator(seed, "labels", i)
+            labels = labels[torch.randperm(len(labels), generator=stream)]
+        inputs = images.x[order]
+        distance = torch.cdist(inputs[most:], inputs[:most])
+        guesses = [labels[distance[:, :n].argmin(-1)] for n in sizes]
+        neighbors.append([(g != labels[most:]).double().mean().item() for g in guesses])
+        if i < networks:
+            x.append(inputs)
+            y.append(labels)
+    found = {"nearest neighbor": np.array(neighbors).T}
+    if not networks:
+        return found
+    inputs, labels, rows = torch.stack(x), torch.stack(y), []
     for n in sizes:
-        closest = torch.cdist(held_x, x[:, :n]).argmin(-1)
-        wrong = y[:, :n].gather(1, closest) != held_y
-        found["nearest neighbor"].append(wrong.double().mean(-1).numpy())
         ensemble = Ensemble(
-            lambda g: MLP([64, width, 10], generator=g), draws, seed=seed, mode="stacked",
+            lambda g: MLP([64, width, 10], generator=g), networks, seed=seed, mode="stacked",
             device=device,
         )  # fmt: skip
         ensemble.fit(
-            x[:, :n], y[:, :n], lr=3e-3, steps=steps, batch_size=min(n, 64),
+            inputs[:, :n], labels[:, :n], lr=3e-3, steps=steps, batch_size=min(n, 64),
             schedule=schedules.linear(steps), per_member=True, progress=False,
         )  # fmt: skip
-        guess = ensemble.predict(held_x, per_member=True).argmax(-1)
-        found["perceptron"].append((guess != held_y).double().mean(-1).numpy())
-    return {name: np.stack(rows) for name, rows in found.items()}
+        guess = ensemble.predict(inputs[:, most:], per_member=True).argmax(-1)
+        rows.append((guess != labels[:, most:]).double().mean(-1).numpy())
+    return found | {"perceptron": np.stack(rows)}
 
 
 def zipf_error(samples: Any, alpha: float) -> np.ndarray:
@@ -719,7 +725,7 @@ def log_slope(x: Any, y: Any) -> np.ndarray:
     return np.tensordot(u, np.log(np.asarray(y, dtype=np.float64)), 1) / math.fsum(u * u)
 
 
-def power_fit(x: Any, loss: Any, *, floor: bool = True) -> tuple[Fit, bool]:
+def power_fit(x: Any, loss: Any, *, floor: bool = True, starts: int = 2) -> tuple[Fit, bool]:
     """Fit a power law by least squares of the logarithms, without a warning.
 
     Parameters
@@ -730,6 +736,8 @@ def power_fit(x: Any, loss: Any, *, floor: bool = True) -> tuple[Fit, bool]:
         Losses.
     floor : bool, default True
         Whether the law has a constant term.
+    starts : int, default 2
+        Starts of the fit; more than one keep it from a local optimum.
 
     Returns
     -------
@@ -740,7 +748,7 @@ def power_fit(x: Any, loss: Any, *, floor: bool = True) -> tuple[Fit, bool]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", IdentifiabilityWarning)
-        fit = PowerLaw.fit({"x": x, "loss": loss}, huber_delta=math.inf, floor=floor)
+        fit = PowerLaw.fit({"x": x, "loss": loss}, huber_delta=math.inf, floor=floor, starts=starts)
     return fit, not fit.not_identified
 
 
@@ -781,7 +789,7 @@ def fit_curves(x: Any, losses: Any, ahead: float) -> pd.DataFrame:
 
 
 def shuffled_explained(
-    x: Any, loss: Any, *, permutations: int = 50, seed: int = 0
+    x: Any, loss: Any, *, permutations: int = 20, seed: int = 0
 ) -> tuple[float, np.ndarray]:
     """Return the share of variance that the law explains, in order and after permutations.
 
@@ -791,7 +799,7 @@ def shuffled_explained(
         Sizes.
     loss : array_like, shape (m,)
         Losses.
-    permutations : int, default 50
+    permutations : int, default 20
         Number of permutations.
     seed : int, default 0
         Seed.
@@ -807,8 +815,9 @@ def shuffled_explained(
     rng = np.random.default_rng(derive_seed(seed, "shuffled losses"))
 
     def explained(values: np.ndarray) -> float:
-        fit, _ = power_fit(x, values)
-        return _explained(np.log(values), np.log(fit.loss))
+        fit, _ = power_fit(x, values, starts=1)
+        # A constant is a law with A = 0, which the fit approaches and never takes.
+        return max(0.0, _explained(np.log(values), np.log(fit.loss)))
 
     return explained(loss), np.array(
         [explained(rng.permutation(loss)) for _ in range(permutations)]
