@@ -123,7 +123,7 @@ def test_views_and_shifts():
     views = ex.digit_views(images, 0)
     assert views.shape == (6, 4, 8, 8)
     assert torch.equal(views[0], images)
-    assert len({view.sum().item() for view in views}) == 6
+    assert len({view.square().sum().item() for view in views}) == 6
     for shifted in ex.digit_shifts(images, 0.0, 0).values():
         assert torch.allclose(shifted, images, atol=1e-6)
     full, half = ex.digit_shifts(images, 1.0, 0), ex.digit_shifts(images, 0.5, 0)
@@ -136,6 +136,9 @@ def test_a_task_is_paired_and_repeats_itself(task):
     assert task.logits["rotated"].shape == (6, 3, 1397, 10)
     assert torch.equal(task.labels["test"], task.labels["noisy"])
     again = ex.correctness_task(members=2, n_train=100, n_calibration=300, strengths=(), seed=11)
+    alone = ex.correctness_task(2, 100, 300, strengths=(), seed=11, views=False)
+    assert alone.logits["test"].shape == (1, 2, 1397, 10)
+    assert torch.allclose(alone.logits["test"], again.logits["test"][:1], atol=1e-3)
     assert again.tests == ("test",)
     # Member i is the same whatever the number of members.
     assert torch.equal(again.labels["test"], task.labels["test"][:2])
@@ -194,7 +197,7 @@ def test_heads_losses_are_the_textbooks(task):
                 "mse": (p - one_hot[e]).square().sum(-1).mean(-1),
                 "ca": (c - right).square().mean(-1),
             }[loss]
-            assert heads.start_[e] == pytest.approx(grid[values.argmin()].item(), rel=0.015)
+            assert heads.start_[e] == pytest.approx(grid[values.argmin()].item(), rel=0.011)
             assert heads.loss_[e] == pytest.approx(values.min().item(), rel=0.05)
 
 
@@ -215,7 +218,10 @@ def test_heads_learn_a_feature_that_knows():
     feature = (torch.rand(2, 900, 1, generator=draw) < 0.5).float()
     chance = torch.where(feature[..., 0] > 0.5, 0.95, 0.5)
     y = (torch.rand(2, 900, generator=draw) > chance).long()
-    heads = ex.TemperatureHeads("ca", steps=400, learning_rate=0.03).fit(feature, z, y)
+    # The second decay lets nothing be learned, and must not be chosen.
+    heads = ex.TemperatureHeads("ca", weight_decays=(0.1, 30.0), steps=400)
+    heads.fit(feature, z, y)
+    assert heads.weight_decay_.tolist() == [0.1, 0.1]
     confidence = (z / heads.temperatures(feature)[..., None]).softmax(-1).amax(-1)
     for e in range(2):
         for value in (0.0, 1.0):
@@ -325,9 +331,9 @@ def test_errors_name_the_argument(call, name):
 
 
 def test_errors_of_methods(task):
-    with pytest.raises(ValueError, match="^method: expected one of"):
+    with pytest.raises(ValueError, match=r"^method: expected one of"):
         ex.calibrated_probabilities(task, "platt")
-    with pytest.raises(ValueError, match="^options: expected none"):
+    with pytest.raises(ValueError, match=r"^options: expected none"):
         ex.calibrated_probabilities(task, "temperature", hidden=3)
-    with pytest.raises(ValueError, match="^sets: expected one of"):
+    with pytest.raises(ValueError, match=r"^sets: expected one of"):
         ex.calibrated_probabilities(task, "temperature", sets=["upside down"])

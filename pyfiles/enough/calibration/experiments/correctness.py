@@ -170,7 +170,7 @@ def unbalanced_confidence(confidence: Any, reference: float) -> Any:
     Returns
     -------
     float or array
-        sigmoid(logit c + logit A), of the kind of ``confidence``.
+        The confidence sigmoid(logit c + logit A), of the kind of ``confidence``.
 
     Raises
     ------
@@ -309,6 +309,7 @@ def correctness_task(
     strengths: Sequence[float] = (1.0,),
     seed: int = 0,
     device: str | None = "cpu",
+    views: bool = True,
 ) -> CorrectnessTask:
     """Train classifiers on few digits and read their logits on the other ones.
 
@@ -331,6 +332,8 @@ def correctness_task(
         Seed of splits, weights and noise.
     device : str or None, default "cpu"
         Where to compute; ``None`` for the default device.
+    views : bool, default True
+        Whether to read the transformed copies; without them V = 1.
 
     Returns
     -------
@@ -371,9 +374,10 @@ def correctness_task(
     ensemble.fit(x[train], y[train], steps=150, lr=0.01, per_member=True, progress=False)
 
     def read(kind: str, some: Tensor, rows: Tensor) -> Tensor:
-        views = digit_views(some, named_generator(seed, "noise of the view", kind)).to(where)
-        found = ensemble.predict(views.reshape(-1, 64), per_member=False)
-        found = found.unflatten(1, views.shape[:2]).movedim(0, 1)  # (V, E, all images, K)
+        noise = named_generator(seed, "noise of the view", kind)
+        shown = (digit_views(some, noise) if views else some[None]).to(where)
+        found = ensemble.predict(shown.reshape(-1, 64), per_member=False)
+        found = found.unflatten(1, shown.shape[:2]).movedim(0, 1)  # (V, E, all images, K)
         return found.gather(2, rows[None, :, :, None].expand(len(found), -1, -1, found.shape[-1]))
 
     logits = {

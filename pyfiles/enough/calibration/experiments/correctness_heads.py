@@ -18,7 +18,7 @@ __all__ = ["TemperatureHeads"]
 
 _LOW, _HIGH = math.log(0.1), math.log(10.0)
 _EVALUATE_EVERY, _PATIENCE = 5, 6  # stop after 30 updates without improvement
-_GRID_END = 6.0  # sigmoid(6) = 0.9975 of the range of log T
+_GRID_END = 0.0025  # share of the range of log T
 _LOSSES = ("ce", "mse", "ca")
 
 
@@ -227,7 +227,8 @@ class TemperatureHeads:
             weight = torch.where(mixed, balanced, weight)
         rows = torch.cat([logits - top, behind, right, weight, torch.zeros_like(right)], dim=-1)
         # The start: the best common temperature on a grid, 2 % from one to the next.
-        grid = torch.linspace(-_GRID_END, _GRID_END, 233, device=logits.device, dtype=logits.dtype)
+        shares = torch.linspace(_GRID_END, 1.0 - _GRID_END, 233, dtype=torch.float64)
+        grid = torch.logit(shares).to(logits)
         loss = torch.func.vmap(_MEMBER_LOSSES[self.loss])
         losses = torch.stack([loss(raw.expand_as(right), rows) for raw in grid])
         offset = grid[losses.argmin(0)]
