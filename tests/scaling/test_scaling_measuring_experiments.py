@@ -263,3 +263,18 @@ def test_extrapolate_tells_a_power_law_from_an_exponential():
     assert power["power"] < 1e-12 < power["exponential"]
     decay = measuring.extrapolate(x, np.exp(-0.01 * x))
     assert decay["exponential"] < 1e-12 < decay["power"]
+
+
+def test_the_jackknife_of_a_mean_gives_back_the_members():
+    values = np.array([[1.0, 4.0, 7.0], [2.0, 2.0, 8.0]])
+    left = measuring.leave_one_out_means(values)
+    assert np.allclose(left, [[5.5, 4.0, 2.5], [5.0, 5.0, 2.0]])
+    assert np.allclose(measuring.jackknife_values(4.0, left[0]), values[0])
+
+
+def test_the_jackknife_removes_the_bias_of_a_squared_mean():
+    """The mean of the pseudo-values of a squared mean is unbiased: mean² - variance / n."""
+    values = np.array([0.3, -1.0, 2.0, 0.5])
+    left = measuring.leave_one_out_means(values[None])[0] ** 2
+    found = measuring.jackknife_values(values.mean() ** 2, left).mean()
+    assert found == pytest.approx(values.mean() ** 2 - values.var(ddof=1) / 4)

@@ -33,6 +33,8 @@ __all__ = [
     "entropy_rate",
     "extrapolate",
     "fit_curves",
+    "jackknife_values",
+    "leave_one_out_means",
     "log_slope",
     "markov_source",
     "nearest_neighbor_point",
@@ -49,7 +51,7 @@ SYMBOLS = 128  # ASCII; the few bytes beyond it share the last symbol
 
 
 class ByteMLP(nn.Module):
-    """A next-symbol model: embeddings of the last few symbols, perhaps a ReLU layer, logits.
+    """A next-symbol model: embeddings of the last few symbols, perhaps a GELU layer, logits.
 
     Parameters
     ----------
@@ -82,7 +84,9 @@ class ByteMLP(nn.Module):
     ) -> None:
         super().__init__()
         generator = as_generator(generator)
-        self.mlp = MLP([context * embedding, *[width] * (width > 0), symbols], generator=generator)
+        widths = [context * embedding, *[width] * (width > 0), symbols]
+        # Not ReLU: of a few hidden units one that dies would be missed.
+        self.mlp = MLP(widths, activation="gelu", generator=generator)
         table = torch.randn(symbols, embedding, generator=generator)
         self.embedding = nn.Parameter(table)
 
@@ -786,6 +790,45 @@ def fit_curves(x: Any, losses: Any, ahead: float) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def leave_one_out_means(values: Any) -> np.ndarray:
+    """Return the means over members with each member left out in turn.
+
+    Parameters
+    ----------
+    values : array_like, shape (m, members)
+        One column a member, at least two.
+
+    Returns
+    -------
+    numpy.ndarray, shape (m, members)
+        Column i is the mean of all columns but i.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    return (values.sum(1, keepdims=True) - values) / (values.shape[1] - 1)
+
+
+def jackknife_values(whole: float, left_out: Any) -> np.ndarray:
+    """Return Tukey's pseudo-values of a statistic of all members.
+
+    Their mean corrects the statistic's bias to first order, and their Student-t interval is the
+    jackknife's. For a mean they are the members' own values.
+
+    Parameters
+    ----------
+    whole : float
+        The statistic of all members.
+    left_out : array_like, shape (members,)
+        The statistic with each member left out.
+
+    Returns
+    -------
+    numpy.ndarray, shape (members,)
+        Pseudo-values.
+    """
+    left_out = np.asarray(left_out, dtype=np.float64)
+    return len(left_out) * whole - (len(left_out) - 1) * left_out
 
 
 def shuffled_explained(
