@@ -581,8 +581,8 @@ def test_the_bibliography_gives_authors_years_and_addresses(tmp_path):
         "many": Citation("Simon et al.", "2023", "https://arxiv.org/abs/2311.14646"),
         "two": Citation("Błasiok and van der Waals", "2023", "https://doi.org/10.1/x"),
         "others": Citation("Jacot et al.", "2018", "https://arxiv.org/abs/1806.07572"),
-        "group": Citation("The authors", "n.d."),
-        "nobody": Citation("nobody", "1999"),
+        "group": Citation("The authors", "n.d.", title="T"),
+        "nobody": Citation("nobody", "1999", title="T"),
     }
 
 

@@ -1,7 +1,9 @@
 """The built pages, read as files and looked at in a headless browser."""
 
+import csv
 import functools
 import http.server
+import json
 import re
 import shutil
 import threading
@@ -298,3 +300,133 @@ def test_the_theme_switch_works(browser, address):
             look.page.locator("button.theme-switch-button:visible").first.click()
             seen.add(look.page.evaluate("document.documentElement.dataset.theme"))
         assert seen == {"light", "dark"}
+
+
+@built
+def test_the_scoreboard_offers_its_claims_as_files():
+    folder = HTML / "chapters"
+    records = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    with open(folder / "claims.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert records
+    assert [row["claim"] for row in rows] == [record["claim"] for record in records]
+    for record in records:
+        path, anchor = urldefrag(record["link"])
+        assert anchor in _page(path).ids
+
+
+ATLAS = "chapters/atlas.html"
+has_atlas = pytest.mark.skipif(ATLAS not in PAGES, reason="the contents name no atlas")
+
+
+class _Atlas:
+    """The atlas of an open page: its rows as a reader sees them, and its controls."""
+
+    def __init__(self, look):
+        self.page = look.page
+        self.form = look.page.locator("form.atlas-controls")
+
+    def rows(self):
+        return self.page.locator("table.atlas tbody tr:visible").evaluate_all(
+            "rows => rows.map(row => ({...row.dataset, id: row.id}))"
+        )
+
+    def choose(self, name, label):
+        self.form.locator(f"select[name={name}]").select_option(label)
+        return self.rows()
+
+    def count(self):
+        return self.form.locator("[aria-live=polite]").inner_text()
+
+
+@built
+@has_atlas
+def test_the_atlas_is_whole_without_a_script():
+    text = (HTML / ATLAS).read_text(encoding="utf-8")
+    assert len(re.findall(r'<tr role="row" id="paper-\d+"', text)) == 206
+    assert re.search(r'<form class="atlas-controls"[^>]* hidden>', text)
+
+
+@built
+@has_atlas
+@browser_present
+@pytest.mark.browser
+def test_the_atlas_filters_and_searches(browser, address):
+    with _Look(browser, address, ATLAS) as look:
+        atlas = _Atlas(look)
+        assert atlas.form.is_visible()
+        everything = atlas.rows()
+        assert len(everything) == 206
+        assert atlas.count() == "206 of 206 papers shown"
+        shown = atlas.choose("part", "II: confidence")
+        assert {row["part"] for row in shown} == {"II: confidence"}
+        assert shown == [row for row in everything if row["part"] == "II: confidence"]
+        assert atlas.count() == f"{len(shown)} of 206 papers shown"
+        assert atlas.choose("status", "untestable") == []
+        assert atlas.count() == "0 of 206 papers shown"
+        atlas.form.get_by_role("button", name="Show all").click()
+        assert atlas.rows() == everything
+        covered = atlas.choose("status", "covered")
+        assert covered == [row for row in everything if row["status"] == "covered"]
+        atlas.form.get_by_role("button", name="Show all").click()
+        holding = atlas.choose("verdict", "holds")
+        assert holding == [row for row in covered if "holds" in row["verdicts"].split("|")]
+        assert holding
+        atlas.form.get_by_role("button", name="Show all").click()
+        search = atlas.form.get_by_role("searchbox")
+        search.fill("SCHRODINGER  bridge")
+        assert [row["id"] for row in atlas.rows()] == ["paper-84"]
+        search.press("Enter")
+        assert [row["id"] for row in atlas.rows()] == ["paper-84"]
+        assert look.trouble == []
+
+
+@built
+@has_atlas
+@browser_present
+@pytest.mark.browser
+def test_the_atlas_sorts_by_keyboard(browser, address):
+    with _Look(browser, address, ATLAS) as look:
+        rows = look.page.locator("table.atlas tbody tr")
+        titles = "rows => rows.map(row => row.cells[0].dataset.sort)"
+        head = look.page.get_by_role("columnheader", name="Paper")
+        before = rows.evaluate_all(titles)
+        head.get_by_role("button").focus()
+        look.page.keyboard.press("Enter")
+        upward = rows.evaluate_all(titles)
+        assert head.get_attribute("aria-sort") == "ascending"
+        assert upward != before
+        assert sorted(upward) == sorted(before)
+        assert upward[0].startswith("a ")
+        look.page.keyboard.press("Space")
+        assert head.get_attribute("aria-sort") == "descending"
+        assert rows.evaluate_all(titles) == upward[::-1]
+        look.page.get_by_role("columnheader", name="Part").get_by_role("button").click()
+        assert head.get_attribute("aria-sort") is None
+        parts = [row["part"] for row in _Atlas(look).rows()]
+        assert list(dict.fromkeys(parts)) == [
+            "I: parameters",
+            "II: confidence",
+            "III: optimization pressure",
+            "IV: bits",
+            "V: compute",
+            "later",
+        ]
+        assert parts == sorted(parts, key=list(dict.fromkeys(parts)).index)
+
+
+@built
+@has_atlas
+@browser_present
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_filtered_atlas_is_accessible(browser, address, width):
+    with _Look(browser, address, ATLAS, theme="dark", width=width) as look:
+        assert _Atlas(look).choose("part", "III: optimization pressure")
+        look.page.get_by_role("button", name="Paper").click()
+        results = Axe().run(look.page)
+        assert [
+            (v["id"], v["nodes"][0]["target"])
+            for v in results.response["violations"]
+            if v["impact"] in ("serious", "critical")
+        ] == []

@@ -436,7 +436,7 @@ plotting.show(fig)
 # %% [markdown]
 # Doubling $\alpha$ multiplies the rate by {glue:text}`doubling:.2f` in the population limit and by
 # {glue:text}`real_doubling:.2f` on 300 measurements, for scales up to $\frac12$. The imbalance moves by
-# {glue:text}`drift:.1f} % over the whole run. At $\alpha = \frac14$ the squared error ends {glue:text}`asym_gap:.1f` decades from the symmetric one (negative: below).
+# {glue:text}`drift:.1f` % over the whole run. At $\alpha = \frac14$ the squared error ends {glue:text}`asym_gap:.1f` decades from the symmetric one (negative: below).
 # The law has an end: beyond $\alpha^2 \approx \sigma_r$ other directions are the slowest, and a larger imbalance slows the run
 # down ({numref}`fig-asymmetric`, right). The balanced start has slope {glue:text}`balanced_slope:.2f`: the gain comes from the imbalance, not from having two factors.
 #

@@ -496,6 +496,7 @@ gains = np.array(
 )
 
 
+# %%
 def median_interval(sample):
     """Median, and the order statistics that enclose the true one at 95 % or more."""
     below = int(stats.binom.ppf(0.025, len(sample), 0.5)) - 1

@@ -269,6 +269,8 @@ for name in NAMES:
     free[name] = scaling.ChinchillaLaw.fit(
         one, bootstrap=dial.replicas, generator=run.generator("free", name)
     )
+
+# %%
 slope_gap, slope_interval = mean_interval(
     [one[5.0] - one[80.0] for one in slopes.values()]
 )

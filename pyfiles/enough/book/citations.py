@@ -22,11 +22,14 @@ class Citation:
         The year.
     url : str, default ""
         Where to read it; empty when the bibliography names no address.
+    title : str, default ""
+        The title, as the bibliography spells it.
     """
 
     who: str
     year: str
     url: str = ""
+    title: str = ""
 
 
 def read_citations(path: Path) -> dict[str, Citation]:
@@ -62,7 +65,7 @@ def _citation(key: str, entry: Entry) -> Citation:
         url = f"https://doi.org/{fields['doi']}"
     if not url and fields.get("archiveprefix", "").lower() == "arxiv" and "eprint" in fields:
         url = f"https://arxiv.org/abs/{fields['eprint']}"
-    return Citation(who, fields.get("year", "n.d."), url)
+    return Citation(who, fields.get("year", "n.d."), url, fields.get("title", ""))
 
 
 def _family_name(person: Person) -> str:

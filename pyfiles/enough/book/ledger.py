@@ -23,11 +23,14 @@ class Entry:
         The page's name, for example ``"chapters/overparameterization/random_features"``.
     anchor : str
         The claim's id on that page.
+    date : str, default ""
+        The day its page was executed, as ``"2026-01-31"``; empty when it is not known.
     """
 
     claim: Claim
     page: str
     anchor: str
+    date: str = ""
 
 
 class Ledger:

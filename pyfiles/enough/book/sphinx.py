@@ -1,4 +1,4 @@
-"""The Sphinx side of the book: claim boxes, figures, the scoreboard and the run-time table.
+"""The Sphinx side of the book: claim boxes, figures, scoreboard, atlas and run-time table.
 
 Everything shown comes from the metadata of outputs in the executed notebooks, cached ones
 included; nothing is read from files that a kernel wrote.
@@ -7,6 +7,7 @@ included; nothing is read from files that a kernel wrote.
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +16,13 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from enough import __version__
+from enough.book.atlas import join_atlas, read_atlas
+from enough.book.atlas_table import atlas_html, atlas_totals
 from enough.book.citations import read_citations
 from enough.book.claims import METADATA_KEY, NOT_RUN, Claim
 from enough.book.launch import BRANCH
 from enough.book.ledger import Entry, Ledger
+from enough.book.records import claim_records, records_to_csv, records_to_json
 
 __all__ = ["ClaimRenderer", "setup"]
 
@@ -138,6 +142,12 @@ class TotalsDirective(_PlaceholderDirective):
     kind = "totals"
 
 
+class AtlasDirective(_PlaceholderDirective):
+    """Every paper with claim, status and verdicts; with ``totals``, how many there are of each."""
+
+    kind = "atlas"
+
+
 class RunTimesDirective(_PlaceholderDirective):
     """Measured run times: of all chapters, or of the page's own chapter."""
 
@@ -147,11 +157,18 @@ class RunTimesDirective(_PlaceholderDirective):
 def _ledger(app: Sphinx) -> Ledger:
     pages = list(app.env.found_docs) if not app.env.toctree_includes else _reading_order(app)
     entries = [
-        Entry(Claim.from_metadata(data), page, anchor)
+        Entry(Claim.from_metadata(data), page, anchor, _date(app, page))
         for page, claims in app.env.enough_ledger.items()
         for data, anchor in claims
     ]
     return Ledger(entries, pages)
+
+
+def _date(app: Sphinx, page: str) -> str:
+    """The day a page was executed; empty when the environment does not know it."""
+    executed = app.env.nb_metadata.get(page, {}).get("exec_data") or {}
+    # jupyter-cache stores UTC without saying so, and MyST-NB reads it as local time: undone here.
+    return datetime.fromtimestamp(executed["mtime"]).date().isoformat() if executed else ""
 
 
 def _reading_order(app: Sphinx) -> list[str]:
@@ -170,11 +187,16 @@ def _fill(app: Sphinx, node: Placeholder, page: str) -> list[nodes.Node]:
     ledger = _ledger(app)
     if node["kind"] == "totals":
         return [_totals(ledger.within(node["argument"]))]
+    if node["kind"] == "atlas":
+        return [_atlas(app, page, node["argument"], ledger)]
     if node["kind"] == "scoreboard":
         return [
-            part
-            for where, entries in ledger.by_page().items()
-            for part in (_chapter_title(app, page, where), _claims_table(app, page, entries))
+            *_downloads(app, page, ledger),
+            *(
+                part
+                for where, entries in ledger.by_page().items()
+                for part in (_chapter_title(app, page, where), _claims_table(app, page, entries))
+            ),
         ]
     if node["kind"] == "negatives":
         entries = ledger.not_supported()
@@ -196,6 +218,35 @@ def _totals(ledger: Ledger) -> nodes.Node:
     return paragraph
 
 
+def _atlas(app: Sphinx, page: str, argument: str, ledger: Ledger) -> nodes.Node:
+    rows = join_atlas(read_atlas(), ledger, app.env.enough_papers)
+    if argument == "totals":
+        return nodes.paragraph("", atlas_totals(rows))
+    table = atlas_html(
+        rows,
+        lambda target, anchor: f"{app.builder.get_relative_uri(page, target)}#{anchor}",
+        lambda target: app.env.titles[target].astext(),
+    )
+    return nodes.raw("", table, format="html")
+
+
+def _downloads(app: Sphinx, page: str, ledger: Ledger) -> list[nodes.Node]:
+    """Write the claims beside the page as CSV and JSON, and link them."""
+    if app.builder.format != "html":
+        return []
+    records = claim_records(ledger, app.env.enough_papers)
+    folder = Path(app.outdir, page).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    paragraph = nodes.paragraph("", "All claims as a file: ", classes=["downloads"])
+    for number, (name, write) in enumerate(
+        (("claims.csv", records_to_csv), ("claims.json", records_to_json))
+    ):
+        (folder / name).write_text(write(records), encoding="utf-8", newline="\n")
+        paragraph += [nodes.Text(" · ")] * (number > 0)
+        paragraph += nodes.reference("", name, refuri=name, classes=["download"])
+    return [paragraph]
+
+
 def _chapter_title(app: Sphinx, page: str, target: str) -> nodes.Node:
     title = nodes.rubric(classes=["scoreboard-chapter"])
     title += _link(app, page, target, "", app.env.titles[target].astext())
@@ -209,7 +260,11 @@ def _claims_table(
     rows = []
     for entry in entries:
         claim = entry.claim
-        source = f"{_paper_label(app, claim.paper)}, {claim.where}"
+        source = nodes.paragraph("", "", _paper_link(app, claim.paper), nodes.Text(", "))
+        source += nodes.Text(claim.where)
+        run = nodes.paragraph("", f"{claim.preset} preset on {claim.device}", classes=["claim-run"])
+        if entry.date:
+            run += [nodes.Text(", "), nodes.inline("", entry.date, classes=["measured"])]
         sentence = _link(app, page, entry.page, entry.anchor, claim.sentence)
         cell: list[nodes.Node] = [nodes.paragraph("", "", sentence)]
         if claim.control:
@@ -221,9 +276,9 @@ def _claims_table(
             [
                 [nodes.paragraph("", "", _pill(claim.verdict))],
                 cell,
-                [nodes.paragraph("", claim.measured_text)],
+                [nodes.paragraph("", claim.measured_text), run],
                 [nodes.paragraph("", claim.bound_text)],
-                [nodes.paragraph("", source)],
+                [source],
             ]
         )
     return _table(heads, rows, classes=["scoreboard"])
@@ -279,10 +334,13 @@ def _link(app: Sphinx, page: str, target: str, anchor: str, text: str) -> nodes.
     return nodes.reference("", text, internal=True, refuri=uri)
 
 
-def _paper_label(app: Sphinx, key: str) -> str:
-    """Authors and year of a citation key, as the bibliography file gives them."""
+def _paper_link(app: Sphinx, key: str) -> nodes.Node:
+    """Authors and year of a citation key, linked to the paper where its address is known."""
     paper = app.env.enough_papers.get(key)
-    return key if paper is None else f"{paper.who} ({paper.year})"
+    label = key if paper is None else f"{paper.who} ({paper.year})"
+    if paper is None or not paper.url:
+        return nodes.Text(label)
+    return nodes.reference("", label, refuri=paper.url)
 
 
 def _on_config(app: Sphinx, config: Any) -> None:
@@ -367,6 +425,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("scoreboard", ScoreboardDirective)
     app.add_directive("did-not-reproduce", NegativesDirective)
     app.add_directive("claim-totals", TotalsDirective)
+    app.add_directive("atlas", AtlasDirective)
     app.add_directive("run-times", RunTimesDirective)
     app.connect("config-inited", _on_config, priority=900)
     app.connect("builder-inited", _on_start)

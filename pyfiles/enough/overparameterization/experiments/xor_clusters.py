@@ -132,11 +132,19 @@ def xor_baselines_point(
 
     Parameters
     ----------
-    n_samples, dimension, width, n_test, seeds, seed : int
+    n_samples, dimension : int
         As in `xor_point`.
-    separation, noise_rate, learning_rate, init_scale : float
+    separation, noise_rate : float
+        As in `xor_point`.
+    width : int
+        As in `xor_point`.
+    learning_rate : float
         As in `xor_point`.
     record : sequence of int
+        As in `xor_point`.
+    init_scale : float
+        As in `xor_point`.
+    n_test, seeds, seed : int
         As in `xor_point`.
     device : str or None, default "cpu"
         As in `xor_point`.
