@@ -50,6 +50,21 @@ def test_the_first_cell_installs_where_the_package_is_absent(pair):
     assert "# " + INSTALL in pair.twin.read_text(encoding="utf-8")
 
 
+def _labels(pair):
+    """What the pages number and link to: figures, theorems, exercises, equations."""
+    text = pair.twin.read_text(encoding="utf-8")
+    yield from re.findall(r'name="(fig-[\w-]+)"', text)
+    yield from re.findall(r"^#\s*:label:\s*([\w-]+)", text, re.M)
+
+
+def test_labels_belong_to_one_chapter():
+    owners = {}
+    for pair in PAIRS:
+        for label in _labels(pair):
+            owners.setdefault(label, []).append(pair.name)
+    assert {label: names for label, names in owners.items() if len(names) > 1} == {}
+
+
 @every_chapter
 def test_code_cells_are_short(pair):
     assert [c.source for c in _cells(pair) if len(c.source.splitlines()) > 25] == []

@@ -127,7 +127,7 @@ fig, axes = plotting.figure(
     "confidence grows from zero to more than a half with the probability of the true class; for the correctness loss it is zero.",
     caption="Left: one wrong prediction, logits 2 and 1.8 and eight zeros, true class second; dots mark the minima. Right: share of wrong "
     "predictions whose loss falls when $b = 1/T$ grows; mean and 95 % interval over networks.",
-    name="fig-puzzle",
+    name="fig-correct-puzzle",
     ncols=2,
 )
 for loss, look in ((-probs[:, 1].log(), looks[0]), (probs[:, 0] ** 2, looks[1])):
@@ -145,7 +145,7 @@ plotting.show(fig)
 
 
 # %% [markdown]
-# {numref}`fig-puzzle` shows the opposite for many {term}`narrowly wrong` predictions. The closer the true class came, the
+# {numref}`fig-correct-puzzle` shows the opposite for many {term}`narrowly wrong` predictions. The closer the true class came, the
 # more often cross-entropy wants the wrong prediction to be *surer*. The paper takes this as a flaw of cross-entropy and
 # proposes the {term}`correctness-aware loss`, which never asks for that. Does the new loss repair anything?
 
@@ -162,7 +162,7 @@ plotting.show(fig)
 # $$
 #
 # ```{prf:theorem} Who asks for more confidence
-# :label: thm-slopes
+# :label: thm-correct-slopes
 #
 # Write $\mathbb{E}_p z = \sum_j p_j z_j$. Then
 #
@@ -192,7 +192,7 @@ plotting.show(fig)
 # optimum for a *group* of which a share $\alpha$ is right.
 #
 # ```{prf:theorem} Both losses aim at the accuracy
-# :label: thm-proper
+# :label: thm-correct-proper
 #
 # Let all samples of a group get one confidence $\hat c$. The mean of $\ell_{\mathrm{CA}}$ is smallest at $\hat c = \alpha$. With two classes, so is the mean of
 # $\ell_{\mathrm{CE}}$. With $k$ classes and common logits, if the labels follow $\operatorname{softmax}(b^* z)$ for some $b^*$, the mean of $\ell_{\mathrm{CE}}$ is
@@ -216,7 +216,7 @@ plotting.show(fig)
 # batch). The paper's abstract does not mention weights.
 #
 # ```{prf:theorem} Weights forget the accuracy
-# :label: thm-weights
+# :label: thm-correct-weights
 #
 # Under these weights the optimum for a group of accuracy $\alpha$ is
 #
@@ -318,9 +318,9 @@ assert np.allclose(found[False], GROUPS, atol=1e-3)
 fig, ax = plotting.figure(
     alt="Optimal confidence against the accuracy of a group. Without weights it is the diagonal. With weights it lies on "
     "curves below the diagonal that cross one half where the group's accuracy equals the overall accuracy.",
-    caption="Optimal confidence of a group of accuracy $\\alpha$. Lines: {prf:ref}`thm-weights` for two overall accuracies $A$, and no "
+    caption="Optimal confidence of a group of accuracy $\\alpha$. Lines: {prf:ref}`thm-correct-weights` for two overall accuracies $A$, and no "
     "weights. Points: what the library finds when all samples are alike, so that $A = \\alpha$.",
-    name="fig-groups",
+    name="fig-correct-groups",
 )
 alpha = np.linspace(0.02, 0.98, 97)
 ax.plot(alpha, alpha, marker="", label="no weights")
@@ -461,7 +461,7 @@ fig, ax = plotting.figure(
     "scaling, cross-entropy and the correctness loss lie close together; the weighted loss lies far below them in all three groups.",
     caption="Mean confidence by kind of prediction; bars are 95 % intervals over networks. Narrowly wrong: the true class has a probability of 0.3 to 0.5; "
     "clearly wrong: below 0.1.",
-    name="fig-wrong",
+    name="fig-correct-wrong",
 )
 KINDS = ("right", "narrowly wrong", "clearly wrong")
 for i, (method, values) in enumerate(groups.items()):
@@ -499,7 +499,7 @@ fig, axes = plotting.figure(
     "weighted loss far above it. On rotated digits the first two lie far below it, and the weighted loss crosses it.",
     caption="Reliability of three calibrators, all networks pooled; bars are 95 % Wilson intervals. Left: test digits. Right: "
     "test digits rotated by 30°.",
-    name="fig-reliability",
+    name="fig-correct-reliability",
     ncols=2,
 )
 for ax, name in zip(axes, ("test", "rotated"), strict=True):
@@ -565,7 +565,7 @@ fig, ax = plotting.figure(
     "the correctness loss follow the absolute value of that. The weighted loss falls to a minimum where temperature scaling is overconfident by 0.2 to 0.3, and is far higher at zero.",
     caption="Debiased ECE on the test digits and nine shifted versions (three shifts, three strengths) against the mean confidence minus accuracy of temperature scaling "
     "there; mean over networks. Dashed: equality.",
-    name="fig-clock",
+    name="fig-correct-clock",
 )
 sets = list(task.tests)
 every = {m: experiments.measure_correctness(task, probs[m], sets) for m in THREE}
@@ -582,13 +582,13 @@ ax.legend(loc="lower right")
 plotting.show(fig)
 
 # %% [markdown]
-# In {numref}`fig-clock` the still clock shows. Temperature scaling errs by its overconfidence. The weights subtract confidence whatever the
+# In {numref}`fig-correct-clock` the still clock shows. Temperature scaling errs by its overconfidence. The weights subtract confidence whatever the
 # test set: that helps where temperature scaling is far too sure (strong rotation, strong noise) and hurts where it is not (no shift,
 # and blur, which makes the logits small by itself). The network reads views of each test image, and still cannot tell the two apart.
 #
 # ### Undo the weights
 #
-# {prf:ref}`thm-weights` says what the weights did: they moved the logit of the confidence down by $\operatorname{logit} A$. Move it back, with $A$ from the calibration
+# {prf:ref}`thm-correct-weights` says what the weights did: they moved the logit of the confidence down by $\operatorname{logit} A$. Move it back, with $A$ from the calibration
 # digits.
 
 # %%
@@ -645,7 +645,7 @@ pd.DataFrame(rows_effects)
 
 # %% [markdown]
 # Each entry is a change with its 95 % interval: when the correctness-aware loss replaces cross-entropy, averaged over both inputs, and when
-# views are added, averaged over both losses. {prf:ref}`thm-proper` predicted the first column: the loss alone moves nothing by much. The second
+# views are added, averaged over both losses. {prf:ref}`thm-correct-proper` predicted the first column: the loss alone moves nothing by much. The second
 # column is the finding that theory left open: the views move little either, on 8 × 8 digits with some fifty errors to learn from.
 #
 # ### Two negative controls
@@ -762,7 +762,7 @@ fig, ax = plotting.figure(
     alt="Calibration error of twelve methods, in distribution and shifted, from this run and from recorded runs. Ten methods have a small error in distribution; "
     "the two with weights have a large one. Shifted, all lie close together, near 0.2.",
     caption="Mean debiased ECE of every method in distribution (filled) and over the three shifts (open): this run and recorded runs.",
-    name="fig-recorded",
+    name="fig-correct-recorded",
     height=4.4,
 )
 tables = {f"this run ({run.preset} preset)": summary}
@@ -1065,7 +1065,7 @@ claim(
 # - **The verdict is about this loss on these digits.** Without weights, the correctness-aware loss is neither better nor worse than cross-entropy
 #   in any way that we could measure. With weights it is a different aim, and helps only where the baseline is far too sure.
 # - **Few errors.** A calibration set of 900 digits holds some fifty errors. The published code is set up for ImageNet's validation images, and a network that reads 24
-#   numbers may find there what ours did not. {prf:ref}`thm-proper` does not depend on that; the verdict on the views does.
+#   numbers may find there what ours did not. {prf:ref}`thm-correct-proper` does not depend on that; the verdict on the views does.
 # - **Our views are not the paper's.** Digits have no color. Ours are rotation, blur, contrast and noise, of which rotation, blur and noise
 #   also make the test shifts, at other strengths.
 # - **Softmax confidence has a floor.** With temperatures up to 10 the confidence of a network cannot reach below $1/k$; the weights would sometimes like to.
@@ -1085,15 +1085,15 @@ claim(
 # ## Exercises
 #
 # ```{exercise-start} Where cross-entropy stops (10 minutes)
-# :label: ex-stop
+# :label: ex-correct-stop
 # ```
-# The sample of {numref}`fig-puzzle` has the logits 2, 1.8 and eight zeros, and its true class is the second. At which confidence in the *wrong* class is its cross-entropy smallest?
+# The sample of {numref}`fig-correct-puzzle` has the logits 2, 1.8 and eight zeros, and its true class is the second. At which confidence in the *wrong* class is its cross-entropy smallest?
 # Use `experiments.temperature_slopes` and a root finder. Check with `exercises.check("calibration/correctness/stop", your_confidence)`.
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-stop
+# ```{solution-start} ex-correct-stop
 # :class: dropdown
 # ```
 # The slope vanishes where the mean logit is 1.8.
@@ -1116,7 +1116,7 @@ glue("wrong_confidence", wrong_confidence)
 
 # %% [markdown]
 # ```{exercise-start} Two classes are not enough (15 minutes)
-# :label: ex-two
+# :label: ex-correct-two
 # ```
 # Write `sharpened(z, y, b)`: true for every sample that is wrong and whose cross-entropy asks for more confidence at the inverse temperature $b$. Check it with
 # `exercises.check("calibration/correctness/sharpened", sharpened)`. Then draw random logits and labels for 2, 3, 10 and 100 classes. How does the share among wrong predictions grow? Predict the first number.
@@ -1124,7 +1124,7 @@ glue("wrong_confidence", wrong_confidence)
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-two
+# ```{solution-start} ex-correct-two
 # :class: dropdown
 # ```
 # With two classes the share is zero: the true logit is the smaller one, and a mean lies above it.
@@ -1153,7 +1153,7 @@ pd.Series(shares, name="share sharpened").rename_axis("classes").round(3)
 
 # %% [markdown]
 # ```{exercise-start} Your own weights (15 minutes)
-# :label: ex-weights
+# :label: ex-correct-weights
 # ```
 # Write `best(alpha, reference)`: the confidence that minimizes the weighted loss of a group of accuracy $\alpha$ when all samples have accuracy $A$. Check it with
 # `exercises.check("calibration/correctness/weights", best)`. Which weights would have left the optimum at $\alpha$?
@@ -1161,10 +1161,10 @@ pd.Series(shares, name="share sharpened").rename_axis("classes").round(3)
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-weights
+# ```{solution-start} ex-correct-weights
 # :class: dropdown
 # ```
-# {prf:ref}`thm-weights` has the formula. Only equal weights for right and wrong keep the odds of $\alpha$.
+# {prf:ref}`thm-correct-weights` has the formula. Only equal weights for right and wrong keep the odds of $\alpha$.
 
 
 # %%
@@ -1182,7 +1182,7 @@ assert abs(best(0.8, 0.9) - experiments.balanced_confidence(0.8, 0.9)) < 1e-12
 
 # %% [markdown]
 # ```{exercise-start} No training at all (open)
-# :label: ex-average
+# :label: ex-correct-average
 # ```
 # Perhaps the views know more than our networks could learn from fifty errors. Use them without training: the mean, over the six views, of the probability of the original's top class.
 # Compare its AUROC with that of temperature scaling on every test set. What does it say about a calibrator that is to be trained on unshifted digits only?
@@ -1190,7 +1190,7 @@ assert abs(best(0.8, 0.9) - experiments.balanced_confidence(0.8, 0.9)) < 1e-12
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-average
+# ```{solution-start} ex-correct-average
 # :class: dropdown
 # ```
 # Below: mean AUROC of the average, minus that of temperature scaling.

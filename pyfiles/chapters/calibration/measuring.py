@@ -89,7 +89,7 @@ fig, ax = plotting.figure(
     "larger test sets lie lower. The true error is zero everywhere.",
     caption="What a perfectly calibrated forecaster scores. Median and central 95 % of "
     "200 test sets. Its true calibration error is 0.",
-    name="fig-puzzle",
+    name="fig-measure-puzzle",
 )
 for n in SIZES:
     plotting.band(
@@ -103,7 +103,7 @@ ax.legend()
 plotting.show(fig)
 
 # %% [markdown]
-# Every point of {numref}`fig-puzzle` is the measured error of a forecaster that makes none. With 15 bins it scores
+# Every point of {numref}`fig-measure-puzzle` is the measured error of a forecaster that makes none. With 15 bins it scores
 # {glue:text}`puzzle_small:.1f` % on 500 test samples and {glue:text}`puzzle_large:.1f` % on 8000. Choose more bins, and
 # it looks worse; collect more data, and it looks better. If a number depends that much on the ruler, what does it say
 # about the model?
@@ -114,7 +114,7 @@ plotting.show(fig)
 # ### What calibration is
 #
 # ```{prf:definition} Calibration
-# :label: def-calibration
+# :label: def-measure-calibration
 #
 # A forecast $f(X) \in [0, 1]$ of an event $Y \in \{0, 1\}$ has {term}`calibration` if $\Pr(Y = 1 \mid f(X) = p) = p$
 # for every $p$ that it announces.
@@ -129,7 +129,7 @@ plotting.show(fig)
 # mean in the bin.
 #
 # ```{prf:definition} Binned calibration errors
-# :label: def-errors
+# :label: def-measure-errors
 #
 # The {term}`plug-in <plug-in estimate>` calibration errors are
 #
@@ -146,7 +146,7 @@ plotting.show(fig)
 # ### What a perfect model scores
 #
 # ```{prf:theorem} The noise floor
-# :label: thm-floor
+# :label: thm-measure-floor
 #
 # Let the forecasts be fixed, and let the outcomes be independent with $\Pr(y_i = 1) = p_i$. With $v_b$ the mean of
 # $p(1-p)$ in bin $b$,
@@ -168,7 +168,7 @@ plotting.show(fig)
 # $v_b/n_b$, whose mean size is $\sqrt{2/\pi}$ standard deviations, so
 #
 # ```{math}
-# :label: eq-floor-l1
+# :label: eq-measure-floor-l1
 # \mathrm{E}\bigl[\mathrm{ECE}_1\bigr] \approx \sqrt{\frac2\pi}\, \frac1n \sum_b \sqrt{n_b v_b}
 #   \;\approx\; \sqrt{\frac{2}{\pi}}\; \overline{\sqrt{p(1-p)}}\, \sqrt{\frac Bn} .
 # ```
@@ -182,19 +182,19 @@ plotting.show(fig)
 # estimated, so it can be subtracted:
 #
 # ```{math}
-# :label: eq-debias
+# :label: eq-measure-debias
 # \widehat{\mathrm{ECE}_2^2} = \sum_b \frac{n_b}{n} \Bigl( m_b^2 - \frac{\bar y_b (1 - \bar y_b)}{n_b - 1} \Bigr).
 # ```
 #
 # {cite:t}`brocker2012estimating` studied how far the empirical parts of a score are from the true ones, and how to
 # estimate them better; {cite:t}`kumar2019verified` brought such an estimate from meteorology to machine learning.
-# Equation {eq}`eq-debias` takes the variance of the outcomes alone. That is exact for a model that announces one
+# Equation {eq}`eq-measure-debias` takes the variance of the outcomes alone. That is exact for a model that announces one
 # probability per bin; if forecasts differ inside a bin, calibrated outcomes follow them, and the formula subtracts too
 # much, by the variance of the forecasts in the bin over $n_b$. Taking the variance of the residuals, $s_b^2/n_b$,
 # repairs that:
 #
 # ```{math}
-# :label: eq-unbiased
+# :label: eq-measure-unbiased
 # \theta = \sum_b \frac{n_b}{n} \Bigl( m_b^2 - \frac{s_b^2}{n_b} \Bigr), \qquad
 # \mathrm{E}[\theta] = \sum_b \frac{n_b}{n}\,\delta_b^2 .
 # ```
@@ -364,7 +364,7 @@ pd.DataFrame(
 # %% [markdown]
 # ## Use it: bias and debiasing
 #
-# We test {prf:ref}`thm-floor` and equation {eq}`eq-debias` on the perfect forecaster: 2000 test samples, many trials.
+# We test {prf:ref}`thm-measure-floor` and equation {eq}`eq-measure-debias` on the perfect forecaster: 2000 test samples, many trials.
 # The same trials serve all numbers of bins.
 
 # %%
@@ -397,7 +397,7 @@ fig, axes = plotting.figure(
     caption="A perfect forecaster, 2000 samples. Left: median of the estimated squared "
     "error (band: central 95 % of trials), with $B\\,E[p(1-p)]/n$ dashed. Right: how "
     "far the estimates are from the truth, with lines of slope 1 and 1/2.",
-    name="fig-bias",
+    name="fig-measure-bias",
     ncols=2,
 )
 every = np.array(sorted(perfect))
@@ -521,7 +521,7 @@ fig, ax = plotting.figure(
     "bootstrap starts near a third; the normal interval stays near or above 95 percent.",
     caption="How often a 95 % interval holds the true error, over simulated test sets of "
     "1000. Bars: Wilson intervals; dashed: what was promised.",
-    name="fig-coverage",
+    name="fig-measure-coverage",
 )
 names = {
     "percentile": "percentile bootstrap",
@@ -590,7 +590,7 @@ fig, axes = plotting.figure(
     caption="Top-label reliability of one network of each family, 15 bins, Wilson 95 % "
     "intervals. Above the diagonal: underconfident. Bars at the foot: samples in the "
     "bin.",
-    name="fig-reliability",
+    name="fig-measure-reliability",
     nrows=2,
     ncols=2,
     sharex=True,
@@ -606,7 +606,7 @@ for ax, (name, point) in zip(axes.flat, networks.items(), strict=True):
 plotting.show(fig)
 
 # %% [markdown]
-# Does the network err, or the ruler? The table holds means over networks. "Floor" is {prf:ref}`thm-floor`, computed
+# Does the network err, or the ruler? The table holds means over networks. "Floor" is {prf:ref}`thm-measure-floor`, computed
 # from the forecasts alone; "debiased" is the root of the mean $\theta$, with the sign kept in front; "detected" is the
 # share of networks whose 95 % interval leaves 0 out.
 
@@ -638,7 +638,7 @@ fig, ax = plotting.figure(
     caption="The ruler's share: the noise floor over the measured squared error. A dot is "
     "a network, the bar their median. At 1 (dashed) a perfect model would score the "
     "same.",
-    name="fig-share",
+    name="fig-measure-share",
     height=3.0,
 )
 for i, frame in enumerate(measured.values()):
@@ -703,7 +703,7 @@ glue("null_debiased", 100 * np.mean(redrawn["debiased"]) / scale)
 
 # %% [markdown]
 # What is left is {glue:text}`null:.1f` % of the plug-in square ({glue:text}`null_debiased:.1f` % with equation
-# {eq}`eq-debias`).
+# {eq}`eq-measure-debias`).
 
 # %% [markdown]
 # ## Scores that decompose exactly
@@ -719,7 +719,7 @@ glue("null_debiased", 100 * np.mean(redrawn["debiased"]) / scale)
 # (WBC):
 #
 # ```{math}
-# :label: eq-murphy
+# :label: eq-measure-murphy
 # \overline{(p-y)^2} = \underbrace{\sum_b \tfrac{n_b}{n} (\bar p_b - \bar y_b)^2}_{\mathrm{REL}}
 #   - \underbrace{\sum_b \tfrac{n_b}{n} (\bar y_b - \bar y)^2}_{\mathrm{RES}}
 #   + \underbrace{\bar y(1-\bar y)}_{\mathrm{UNC}} + \mathrm{WBV} - 2\,\mathrm{WBC} .
@@ -795,7 +795,7 @@ fig, ax = plotting.figure(
     "too low with few and too high with many. With the within-bin terms (generalized) "
     "only the noise is left. Dashed: the true value 1/12. Mean and 95 % interval over "
     "200 test sets.",
-    name="fig-murphy",
+    name="fig-measure-murphy",
 )
 plotting.band(ax, MURPHY_BINS, res, label="resolution (RES)")
 plotting.band(ax, MURPHY_BINS, general, label="generalized, RES − WBV + 2 WBC")
@@ -921,7 +921,7 @@ pd.DataFrame(
 # Sort them.
 #
 # ```{prf:theorem} Sorting is free
-# :label: thm-sort
+# :label: thm-measure-sort
 #
 # Let $q_{(1)} \le \dots \le q_{(Q)}$ be the sorted quantiles. For *every* outcome $y$,
 #
@@ -989,7 +989,7 @@ glue("sort_gain", 100 * sort_gain)
 # *average* over calibration sets; yours is one of them.
 #
 # ```{prf:theorem} Coverage is Beta
-# :label: thm-beta
+# :label: thm-measure-beta
 #
 # If calibration and test scores are independent draws from one continuous distribution, the coverage of the threshold,
 # given the calibration set, follows the distribution $\mathrm{Beta}(k, n + 1 - k)$, with mean $k/(n+1)$.
@@ -1040,7 +1040,7 @@ fig, ax = plotting.figure(
     caption="Coverage at a promised 90 %, one calibration set of 99 a time. Line: "
     "theory. Simulated scores: exact coverage. Digit networks: measured on the images "
     "left over.",
-    name="fig-conformal",
+    name="fig-measure-conformal",
 )
 cells = np.linspace(0.76, 1.0, 49)
 blue, orange = plotting.PALETTE[:2]
@@ -1088,7 +1088,7 @@ fig, ax = plotting.figure(
     caption="What debiasing leaves of the plug-in square: this run, and recorded runs with "
     "their preset and device. Bars: two standard errors. Dotted: the bias that is left, "
     "$-1/(2B^2)$, since forecasts differ inside a bin.",
-    name="fig-recorded",
+    name="fig-measure-recorded",
 )
 curves = {f"this run ({run.preset} preset)": summary}
 curves |= {
@@ -1462,11 +1462,11 @@ claim(
 #   about half of the time. Its interval, not its value, is the result.
 # - **The networks share their data.** Every network has its own split, but all splits come from one set of 1797 images
 #   or 569 cases. Intervals over networks do not say what another data set would give.
-# - **Equation {eq}`eq-debias` subtracts slightly too much** when forecasts differ inside a bin. With uniform forecasts
+# - **Equation {eq}`eq-measure-debias` subtracts slightly too much** when forecasts differ inside a bin. With uniform forecasts
 #   and 15 bins that is a fifth of a percent of the floor; enough trials would make it visible. Equation
-#   {eq}`eq-unbiased` does not have this bias.
+#   {eq}`eq-measure-unbiased` does not have this bias.
 # - **What was checked against the sources:** definitions and sentences were read in abstracts and first pages.
-#   {prf:ref}`thm-floor`, {prf:ref}`thm-sort` and {prf:ref}`thm-beta` are proved above; equation {eq}`eq-floor-l1`, the
+#   {prf:ref}`thm-measure-floor`, {prf:ref}`thm-measure-sort` and {prf:ref}`thm-measure-beta` are proved above; equation {eq}`eq-measure-floor-l1`, the
 #   constant of the smECE and the noise floor of CORP are derived here and checked by simulation; consistency of smECE
 #   and the interval of {cite:t}`sun2024confidence` are quoted, and our interval is not theirs.
 # - **What changed after the first look:** bounds did not. The networks were seen at other seeds before their bounds
@@ -1480,7 +1480,7 @@ claim(
 # ## Exercises
 #
 # ```{exercise-start} What would a perfect model score? (5 minutes)
-# :label: ex-floor
+# :label: ex-measure-floor
 # ```
 # A model announces 0.7 for 250 test images and 0.9 for 250 others, and is perfectly calibrated. In ten bins, what is
 # its expected plug-in squared error? Check with `exercises.check("calibration/measuring/floor", your_number)`.
@@ -1488,10 +1488,10 @@ claim(
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-floor
+# ```{solution-start} ex-measure-floor
 # :class: dropdown
 # ```
-# By {prf:ref}`thm-floor` only the two bins that are not empty count: $(0.7 \cdot 0.3 + 0.9 \cdot 0.1)/500$.
+# By {prf:ref}`thm-measure-floor` only the two bins that are not empty count: $(0.7 \cdot 0.3 + 0.9 \cdot 0.1)/500$.
 
 # %%
 exercises.check("calibration/measuring/floor", (0.7 * 0.3 + 0.9 * 0.1) / 500)
@@ -1502,16 +1502,16 @@ exercises.check("calibration/measuring/floor", (0.7 * 0.3 + 0.9 * 0.1) / 500)
 
 # %% [markdown]
 # ```{exercise-start} How many test samples are enough? (10 minutes)
-# :label: ex-enough
+# :label: ex-measure-enough
 # ```
 # You want the plug-in l1 error of a perfect forecaster with uniform forecasts and 15 bins to be 1 %, so that larger
-# errors mean something. How many test samples do you need, by {eq}`eq-floor-l1`? Check with
+# errors mean something. How many test samples do you need, by {eq}`eq-measure-floor-l1`? Check with
 # `exercises.check("calibration/measuring/enough", your_n)`.
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-enough
+# ```{solution-start} ex-measure-enough
 # :class: dropdown
 # ```
 # Solve $0.01 = \sqrt{2B/(\pi n)}\,\pi/8$ for $n = 2 B \pi / (64 \cdot 0.01^2)$.
@@ -1529,7 +1529,7 @@ round(enough_samples)
 
 # %% [markdown]
 # ```{exercise-start} Your own floor (15 minutes)
-# :label: ex-own
+# :label: ex-measure-own
 # ```
 # Write a function `floor(p, B)` that takes the forecasts and returns the expected plug-in squared error of a calibrated
 # model with these forecasts in $B$ bins of equal width. Check it with
@@ -1538,7 +1538,7 @@ round(enough_samples)
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-own
+# ```{solution-start} ex-measure-own
 # :class: dropdown
 # ```
 
@@ -1557,7 +1557,7 @@ exercises.check("calibration/measuring/own", floor)
 
 # %% [markdown]
 # ```{exercise-start} Discrimination in noise (20 minutes)
-# :label: ex-noise
+# :label: ex-measure-noise
 # ```
 # Shuffle the labels of one breast-cancer network many times. What is the mean of DSC/UNC? Compare with
 # $(H_n - 1)/(n - 1)$ for its 369 test cases, and check that number with
@@ -1566,7 +1566,7 @@ exercises.check("calibration/measuring/own", floor)
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-noise
+# ```{solution-start} ex-measure-noise
 # :class: dropdown
 # ```
 # Put the centered outcomes in the order of the forecasts; DSC is $\frac1n \sum S^2/i$ over the faces of the greatest
@@ -1596,7 +1596,7 @@ found, expected
 
 # %% [markdown]
 # ```{exercise-start} Equal widths or equal counts? (open)
-# :label: ex-bins
+# :label: ex-measure-bins
 # ```
 # The digit networks put nearly all forecasts into the last bin of equal width. Would bins of equal counts measure their
 # calibration better? Say what "better" should mean, choose a case in which you know the truth, and compare.
@@ -1604,7 +1604,7 @@ found, expected
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-bins
+# ```{solution-start} ex-measure-bins
 # :class: dropdown
 # ```
 # One answer: take the forecasts of the digit networks, let the top label be right with probability $p^2$ (overconfident

@@ -104,7 +104,7 @@ fig, ax = plotting.figure(
     caption="One network, one calibration set, two temperatures. Test log loss, mean and "
     "95 % interval over repeats. Dotted: $\\log 2$, the loss of a coin. Dashed gray: the "
     "true posterior.",
-    name="fig-puzzle",
+    name="fig-overlap-puzzle",
 )
 arms = {
     "ERM + published temperature": nll[:, :, ERM, PUBLISHED],
@@ -120,7 +120,7 @@ ax.legend()
 plotting.show(fig)
 
 # %% [markdown]
-# {numref}`fig-puzzle` tells two stories. With the published temperature, Mixup wins by far where the
+# {numref}`fig-overlap-puzzle` tells two stories. With the published temperature, Mixup wins by far where the
 # classes overlap much. With the best temperature, ERM wins everywhere. A large $T$ predicts a coin flip and costs $\log 2 \approx 0.69$ nats, so a fitted temperature
 # cannot do much worse than that with two classes; the upper curve does. Is temperature scaling limited, or was it not fitted?
 # Both, it will turn out: the theory is right, about another case.
@@ -131,7 +131,7 @@ plotting.show(fig)
 # ### Pairs on a line
 #
 # ```{prf:definition} Overlapping pairs
-# :label: def-pairs
+# :label: def-overlap-pairs
 #
 # Let $k$ be even, $\rho \in [0, 1]$ and $S \ge 2$. Each of $k$ classes is equally likely. Class $2j$ is uniform on
 # $[jS, jS + 1]$, class $2j+1$ on $[jS + 1 - \rho,\, jS + 2 - \rho]$.
@@ -156,7 +156,7 @@ plotting.show(fig)
 # $(1-c)/(k-1)$; the best temperature chooses the best $c$.
 #
 # ```{prf:theorem} One temperature on overlapping pairs
-# :label: thm-temperature
+# :label: thm-overlap-temperature
 #
 # Let $a$ be the probability that a fresh point has the label of its nearest training point. The best temperature gives
 # $c = a$. As the training set grows, $a \to 1 - \rho/2$ and
@@ -186,7 +186,7 @@ plotting.show(fig)
 # counted $1-\lambda$, where $\lambda$ is uniform. Cross-entropy with soft labels is smallest at their conditional mean,
 #
 # ```{math}
-# :label: eq-mixup
+# :label: eq-overlap-mixup
 # q_y(z) = \mathbb E\bigl[\lambda\, 1(y_1 = y) + (1-\lambda)\, 1(y_2 = y) \,\big|\, z\bigr] .
 # ```
 #
@@ -195,15 +195,15 @@ plotting.show(fig)
 # $v/(u+v)$. For constant densities on intervals,
 #
 # ```{math}
-# :label: eq-rectangle
+# :label: eq-overlap-rectangle
 # \int_a^b\! \int_c^d \frac{v}{(u+v)^2}\, dv\, du = b \log \frac{b+d}{b+c} - a \log \frac{a+d}{a+c} .
 # ```
 #
 # ```{prf:theorem} Mixup stays bounded, if the spacing grows
-# :label: thm-mixup
+# :label: thm-overlap-mixup
 #
 # With $S = k \to \infty$ the Mixup optimum at the local position $t$ of a pair that lies at the share $\theta$ of the line
-# tends to $q_y = N_y(t) / \bigl(N_0(t) + N_1(t) + 2 H_b(\theta)\bigr)$, where $N_y$ is the sum of {eq}`eq-rectangle` over the two
+# tends to $q_y = N_y(t) / \bigl(N_0(t) + N_1(t) + 2 H_b(\theta)\bigr)$, where $N_y$ is the sum of {eq}`eq-overlap-rectangle` over the two
 # classes of the pair alone. Its divergence has a finite limit.
 # With $S$ fixed and $k \to \infty$, $q_y$ is of the order $(\log k)/k$ for a pair inside the line, and the divergence grows like $\log k - \log\log k$.
 # ```
@@ -288,7 +288,7 @@ fig, axes = plotting.figure(
     "optimum falls smoothly.",
     caption="Four classes in two pairs, $\\rho = 0.5$, 120 training points: the probability of class 0 (left "
     "pair) and of class 2 (right pair).",
-    name="fig-line",
+    name="fig-overlap-line",
     ncols=2,
     sharey=True,
 )
@@ -303,7 +303,7 @@ axes[1].legend(loc="upper right")
 plotting.show(fig)
 
 # %% [markdown]
-# In {numref}`fig-line` the interpolator wavers between two values where the truth is one half. Mixup averages over neighbors, but it
+# In {numref}`fig-overlap-line` the interpolator wavers between two values where the truth is one half. Mixup averages over neighbors, but it
 # also averages where it should not: it is smooth where the truth has a step.
 
 # %% [markdown]
@@ -367,7 +367,7 @@ fig, axes = plotting.figure(
     "up and is near 1.1 at twenty.",
     caption="Logits that are three times too large. Left: the loss and where three fits stop. Right: "
     "what more iterations of the published fit would give; dotted: its budget of 20, dashed: the optimum.",
-    name="fig-fit",
+    name="fig-overlap-fit",
     ncols=2,
 )
 axes[0].plot(temperatures, losses, marker="", color="0.3")
@@ -453,7 +453,7 @@ fig, axes = plotting.figure(
     caption="Error against the number of classes, $\\rho = 0.5$ (left) and $\\rho = 1$ (right). Points: measured, "
     "mean and 95 % interval over training sets (smaller than the points). Lines: closed forms. On the left also Mixup with pairs at the fixed "
     "distance 3.",
-    name="fig-growth",
+    name="fig-overlap-growth",
     ncols=2,
     sharey=True,
 )
@@ -465,7 +465,7 @@ axes[0].legend()
 plotting.show(fig)
 
 # %% [markdown]
-# {numref}`fig-growth` is the paper's theory at work. At the spacing $S=k$ the error of Mixup tends to {glue:text}`limit_half:.3f`
+# {numref}`fig-overlap-growth` is the paper's theory at work. At the spacing $S=k$ the error of Mixup tends to {glue:text}`limit_half:.3f`
 # nats at $\rho = 0.5$ and {glue:text}`limit_full:.3f` at $\rho=1$, while the interpolator's grows without bound. The condition shows as
 # well: with the pairs three apart, Mixup's samples from different pairs crowd out those from within a pair, and
 # its error overtakes the interpolator's.
@@ -477,7 +477,7 @@ plotting.show(fig)
 # %% [markdown]
 # ## Use it: networks on two Gaussians
 #
-# The networks of {numref}`fig-puzzle` in numbers: the mean test log loss of each arm, and below it the divergence from
+# The networks of {numref}`fig-overlap-puzzle` in numbers: the mean test log loss of each arm, and below it the divergence from
 # the true posterior, which is known here.
 
 # %%
@@ -518,7 +518,7 @@ glue("needed_T", 1 / np.median(fitted[:, 2, ERM, BEST]))
 # - ERM is overconfident, Mixup less so: that holds in both columns.
 # - *ERM with a temperature is worse than Mixup*: that holds with the published fit and reverses with the best one, because
 #   the published fit hardly moves from $T = 1$.
-# - The reversal is no objection to {prf:ref}`thm-temperature`. The theorem speaks of the best temperature, and its error is small at $k = 2$.
+# - The reversal is no objection to {prf:ref}`thm-overlap-temperature`. The theorem speaks of the best temperature, and its error is small at $k = 2$.
 #
 # Four checks make sure that our own fit deserves its name: ERM interpolates, the fit agrees with Brent's root finder on the slope, the slope vanishes,
 # and no fit is worse than a coin on its calibration set. As a second negative control we fit a temperature to logits that are calibrated
@@ -560,7 +560,7 @@ fig, axes = plotting.figure(
     "With noisy labels ERM with the best temperature is lowest and the nearest neighbor highest.",
     caption="Digits with label noise: log loss on noisy test labels (left) and on clean ones (right). "
     "Mean and 95 % interval over repeats.",
-    name="fig-digits",
+    name="fig-overlap-digits",
     ncols=2,
     sharey=True,
 )
@@ -580,7 +580,7 @@ pair_on_top = noisy["pair_on_top"][:, -1, ERM].mean()
 glue("pair_on_top", 100 * pair_on_top)
 
 # %% [markdown]
-# With ten classes, {prf:ref}`thm-temperature` predicts $\frac12 \log 9 \approx 1.10$ nats of divergence for the interpolator at full
+# With ten classes, {prf:ref}`thm-overlap-temperature` predicts $\frac12 \log 9 \approx 1.10$ nats of divergence for the interpolator at full
 # overlap. The nearest neighbor with a common gap obeys. The network interpolates as well, but does much better: on {glue:text}`pair_on_top:.0f` % of the
 # noisy test images its *two* largest logits belong to the two classes that share the image. Its gap to the
 # partner is small, the gap to the eight others is large, and one temperature keeps that order. The common gap is an assumption about networks, and
@@ -617,7 +617,7 @@ fig, axes = plotting.figure(
     "temperature it is not.",
     caption="Test log loss of ERM minus that of Mixup without temperature, ERM with the published temperature (left) "
     "and with the best one (right): this run and recorded runs with their preset and device.",
-    name="fig-recorded",
+    name="fig-overlap-recorded",
     ncols=2,
     sharey=True,
 )
@@ -943,10 +943,10 @@ claim(
 # %% [markdown]
 # ## Where it breaks
 #
-# - **The theorem needs the common gap.** {prf:ref}`thm-temperature` holds for a model whose runner-up carries no information. Our networks know the
+# - **The theorem needs the common gap.** {prf:ref}`thm-overlap-temperature` holds for a model whose runner-up carries no information. Our networks know the
 #   runner-up, so their best temperature leaves far less error than the formula allows.
 # - **It needs many classes.** The two-class experiment cannot test it, with any temperature.
-# - **Mixup needs distance.** Its bounded error rests on the spacing of the pairs; {prf:ref}`thm-mixup` and {numref}`fig-growth` show what happens without.
+# - **Mixup needs distance.** Its bounded error rests on the spacing of the pairs; {prf:ref}`thm-overlap-mixup` and {numref}`fig-overlap-growth` show what happens without.
 # - **The published numbers** for ERM with a temperature rise from 0.26 to 4.30 nats as $\mu$ falls from 0.25 to 0.01, as far as reviews of the paper tell. A fit at its
 #   minimum stays near or below $\log 2$ on its calibration set. Our emulation of the published fit explains the order of the curves, not
 #   these values: the paper trained a ResNeXt-50 for 200 epochs, which is surer of itself than our networks. How much the
@@ -956,8 +956,8 @@ claim(
 # - **Mixup at its best?** We mixed with uniform weights, one draw a batch, as the published code does. Other weights might calibrate better; so might
 #   an early end of training, for both arms.
 # - **What was checked against the source:** the fit, the mixing, the data and the label noise follow the published code, which we read. The paper's
-#   abstract was read, its theorems were not; the definition, the table's number and the published values come from notes and reviews. {prf:ref}`thm-temperature`
-#   is derived above and tested against simulation; the limits of {prf:ref}`thm-mixup` are argued to leading order and tested up to 1024 classes here, and up to 65 536 once.
+#   abstract was read, its theorems were not; the definition, the table's number and the published values come from notes and reviews. {prf:ref}`thm-overlap-temperature`
+#   is derived above and tested against simulation; the limits of {prf:ref}`thm-overlap-mixup` are argued to leading order and tested up to 1024 classes here, and up to 65 536 once.
 # - **What changed after the first look:** bounds did not. The digits networks were trained longer, on fewer images and with a falling learning rate, until they fitted all noisy labels, as the
 #   theorem demands; the nearest neighbor got the temperature that is best on the test itself, because without noise it makes no error on some calibration sets.
 #   The Gaussian networks keep a constant learning rate of $4 \times 10^{-3}$: with a falling one, at a development seed, the gap between the two fits of
@@ -969,7 +969,7 @@ claim(
 # ## Exercises
 #
 # ```{exercise-start} One percent at a time (5 minutes)
-# :label: ex-steps
+# :label: ex-overlap-steps
 # ```
 # Each iteration covers 1 % of the way that is left to the minimum. How many iterations does it take to cover 99 % of the whole way? Check with
 # `exercises.check("calibration/temperature_and_overlap/steps", your_number)`.
@@ -977,7 +977,7 @@ claim(
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-steps
+# ```{solution-start} ex-overlap-steps
 # :class: dropdown
 # ```
 # After $i$ iterations $0.99^i$ of the way is left. It falls below 0.01 at $i = \log 0.01 / \log 0.99$, rounded up.
@@ -992,15 +992,15 @@ exercises.check("calibration/temperature_and_overlap/steps", steps)
 
 # %% [markdown]
 # ```{exercise-start} The worst that two classes can do (15 minutes)
-# :label: ex-two
+# :label: ex-overlap-two
 # ```
-# In {prf:ref}`thm-temperature` set $k = 2$. At which overlap is the error largest, and how large is it? Check the error with
+# In {prf:ref}`thm-overlap-temperature` set $k = 2$. At which overlap is the error largest, and how large is it? Check the error with
 # `exercises.check("calibration/temperature_and_overlap/two_classes", your_error)`.
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-two
+# ```{solution-start} ex-overlap-two
 # :class: dropdown
 # ```
 # The derivative of $H_b(\rho/2) - \rho \log 2$ is $\frac12 \log \frac{1-\rho/2}{\rho/2} - \log 2$. It vanishes where the odds are 4, at
@@ -1018,7 +1018,7 @@ exercises.check("calibration/temperature_and_overlap/two_classes", error.max())
 
 # %% [markdown]
 # ```{exercise-start} The temperature of a hit rate (15 minutes)
-# :label: ex-temperature
+# :label: ex-overlap-temperature
 # ```
 # A classifier gives its top class the logit `gap` and all others 0. The top class is right with the probability `hit`; there are `k` classes. Write
 # `best_temperature(gap, hit, k)`, and check it with
@@ -1027,7 +1027,7 @@ exercises.check("calibration/temperature_and_overlap/two_classes", error.max())
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-temperature
+# ```{solution-start} ex-overlap-temperature
 # :class: dropdown
 # ```
 # The top class must get the probability `hit`: $e^{g/T} / (e^{g/T} + k - 1) = a$, so $g/T = \log \frac{a(k-1)}{1-a}$.
@@ -1046,15 +1046,15 @@ exercises.check("calibration/temperature_and_overlap/temperature", best_temperat
 
 # %% [markdown]
 # ```{exercise-start} How much distance is enough? (open)
-# :label: ex-spacing
+# :label: ex-overlap-spacing
 # ```
 # Between a fixed spacing and $S = k$ lies $S = 3\,(k/2)^\gamma$. For which $\gamma$ does Mixup beat the best temperature at $\rho = 0.5$ when $k$ is large? Guess from
-# the proof of {prf:ref}`thm-mixup`, then compute.
+# the proof of {prf:ref}`thm-overlap-mixup`, then compute.
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-spacing
+# ```{solution-start} ex-overlap-spacing
 # :class: dropdown
 # ```
 # Samples from outside weigh about $k/S \sim k^{1-\gamma}$ against the pair's own weight of order 1, so the error should grow at the rate $1 - \gamma$ in $\log k$. The

@@ -99,7 +99,7 @@ fig, ax = plotting.figure(
     "points is one half at step 1 and rises to nearly one within sixty steps.",
     caption="One step of gradient descent fits all training labels, flipped ones included. New points are then still a "
     "coin toss. Mean and 95 % interval over data sets.",
-    name="fig-puzzle",
+    name="fig-grok-puzzle",
 )
 shown = slice(1, None)
 for key, label, marker in (
@@ -118,7 +118,7 @@ ax.legend(loc="center right")
 plotting.show(fig)
 
 # %% [markdown]
-# {numref}`fig-puzzle` shows two surprises in one run. A perfect fit of wrong labels can go with perfect predictions: that is
+# {numref}`fig-grok-puzzle` shows two surprises in one run. A perfect fit of wrong labels can go with perfect predictions: that is
 # {term}`benign overfitting`. And the good predictions come *after* the fit is perfect: that is {term}`grokking`. The first part
 # of this chapter takes the run apart. The second asks what sets the length of the delay.
 
@@ -126,7 +126,7 @@ plotting.show(fig)
 # ## Theory: what a linear part can and cannot do
 #
 # ```{prf:definition} XOR clusters
-# :label: def-xor
+# :label: def-grok-xor
 #
 # Let $\mu_1 \perp \mu_2$ be centers of equal length $\mu$. A point is $x = s\,\mu_c + z$ with an axis $c \in \{1, 2\}$ and a
 # sign $s = \pm 1$, both uniform, and noise $z \sim \mathcal N(0, I_p)$. Its clean label is $+1$ on the first axis and $-1$ on the
@@ -137,7 +137,7 @@ plotting.show(fig)
 # that. The network is $f(x) = \sum_{j=1}^m a_j \max(w_j \cdot x, 0)$ with fixed $a_j = \pm 1/\sqrt m$.
 #
 # ```{prf:theorem} A linear part and an even part
-# :label: thm-parts
+# :label: thm-grok-parts
 #
 # A two-layer ReLU network without biases is $f = l + e$ with
 #
@@ -179,7 +179,7 @@ plotting.show(fig)
 # By the same formula the margin of training point $i$ is proportional to
 #
 # ```{math}
-# :label: eq-votes
+# :label: eq-grok-votes
 # y_i \sum_k y_k\, x_k \cdot x_i = \underbrace{|x_i|^2}_{\approx\, p + \mu^2} + \; y_i \sum_{k \ne i} y_k\, x_k \cdot x_i .
 # ```
 #
@@ -187,7 +187,7 @@ plotting.show(fig)
 # adds $p + 2\mu^2$ to the variance of each. The share of labels that one step fits, flipped or not, is about
 #
 # ```{math}
-# :label: eq-fitted
+# :label: eq-grok-fitted
 # \Phi\!\left( \frac{p + \mu^2}{\sqrt{\mu^4 n/2 + n\,(p + 2\mu^2)}} \right) .
 # ```
 #
@@ -232,7 +232,7 @@ assert torch.allclose(C, trained.coefficients[-1, 0], atol=1e-12)
 # Nor does *drawing* the data need the space. Order the Gaussian vectors, training points first, then initial weights. By Gram and
 # Schmidt, each has independent normal components along its predecessors and a new direction whose length is a $\chi$ variable;
 # `xor_problem` draws these numbers. Dimension enters through the degrees of freedom only, so a million dimensions cost what a
-# thousand cost. Nothing is approximated. And {prf:ref}`thm-parts` holds point by point:
+# thousand cost. Nothing is approximated. And {prf:ref}`thm-grok-parts` holds point by point:
 
 # %%
 f_plus = trained.outputs(small.x_test)[-1]
@@ -244,7 +244,7 @@ assert torch.allclose(
 # %% [markdown]
 # ## Use it: which part, which neurons
 #
-# The run of {numref}`fig-puzzle` again. How much of the output is linear, and where do the neurons point? A neuron counts as *latched*
+# The run of {numref}`fig-grok-puzzle` again. How much of the output is linear, and where do the neurons point? A neuron counts as *latched*
 # when, of the two axes, it points more along the one of its own class.
 
 # %% tags=["hide-input"]
@@ -254,7 +254,7 @@ fig, axes = plotting.figure(
     "share of neurons latched onto their own class rises from one half to nearly one, like test accuracy.",
     caption="Left: the linear part rules after one step, the even part from the second on. Right: neurons find the "
     "centers of their class. Mean and 95 % interval over data sets.",
-    name="fig-parts",
+    name="fig-grok-parts",
     ncols=2,
 )
 LEFT = {
@@ -331,12 +331,12 @@ nothing, nothing_interval = mean_interval(merged["test"][-1])
 glue("lazy_test", baselines["lazy_test"][-1].mean())
 
 # %% [markdown]
-# All four fit all labels. The linear classifier is the coin that {prf:ref}`thm-parts` says it must be. The lazy network is a little better,
+# All four fit all labels. The linear classifier is the coin that {prf:ref}`thm-grok-parts` says it must be. The lazy network is a little better,
 # {glue:text}`lazy_test:.2f`: its kernel has an even part too, but a small one.
 #
 # ### Three phases
 #
-# Equation {eq}`eq-fitted` says that clusters far apart are *not* fitted in one step, and clusters close together cannot be learned. We
+# Equation {eq}`eq-grok-fitted` says that clusters far apart are *not* fitted in one step, and clusters close together cannot be learned. We
 # sweep the separation at 200 points in 20 000 dimensions.
 
 # %%
@@ -371,7 +371,7 @@ fig, axes = plotting.figure(
     caption="Left: training labels fitted; dashed: predicted. Right: accuracy on new points. At small separations the network "
     "never generalizes, at medium ones it groks, at large ones new points come before the flipped labels. Mean and 95 % "
     "interval over data sets.",
-    name="fig-phases",
+    name="fig-grok-phases",
     ncols=2,
 )
 plotting.band(axes[0], FIT_SEPARATIONS, one, label="all labels, step 1")
@@ -407,11 +407,11 @@ fit_interval = (
 glue("fit_error", fit_error)
 
 # %% [markdown]
-# The prediction {eq}`eq-fitted` has no free parameter; its largest error over the sweep is {glue:text}`fit_error:.3f`.
+# The prediction {eq}`eq-grok-fitted` has no free parameter; its largest error over the sweep is {glue:text}`fit_error:.3f`.
 # *Which* labels are missed first? Not the flipped ones: the formula does not contain the flip. A label is missed when its own vote is
 # outvoted by its cluster, and the flipped ones are at first just as safe as the others. Later that changes. Where clusters are far
 # apart the even part, once it has found the rule, outvotes the single point, and flipped labels are the ones that are given up; they are fitted
-# again in the end ({numref}`fig-phases`, left). So far to the right the network generalizes *before* it overfits, and there is nothing to grok.
+# again in the end ({numref}`fig-grok-phases`, left). So far to the right the network generalizes *before* it overfits, and there is nothing to grok.
 
 # %% [markdown]
 # ## What sets the delay: laziness
@@ -420,7 +420,7 @@ glue("fit_error", fit_error)
 # need label noise: training is {term}`lazy <lazy training>` first, and {term}`rich <rich training>` later. They make it precise in a network with a dial.
 #
 # ```{prf:definition} The polynomial-regression network
-# :label: def-network
+# :label: def-grok-network
 #
 # Inputs are $x \sim \mathcal N(0, I/D)$, the target is $y = \frac12 (\beta \cdot x)^2$ with $|\beta|^2 = D$. The network is
 #
@@ -434,7 +434,7 @@ glue("fit_error", fit_error)
 # $1/\alpha^2$ keeps the speed of the output the same; what changes with $\alpha$ is how far the *features* move.
 #
 # ```{prf:theorem} Two averages are enough
-# :label: thm-moments
+# :label: thm-grok-moments
 #
 # The network depends on its neurons only through $\bar w = \frac1N \sum_i w_i$ and $M = \frac1N \sum_i w_i w_i^\top$, and gradient descent is
 # closed on the two. With residuals $r_\mu$, $c = 2\eta/(\alpha P)$, $g = \sum_\mu r_\mu x_\mu$ and $G = \sum_\mu r_\mu x_\mu x_\mu^\top$, and
@@ -463,13 +463,13 @@ glue("fit_error", fit_error)
 # So width costs nothing, the test loss needs no test set, and the {term}`neural tangent kernel` is explicit (over $\alpha^2/N$):
 #
 # ```{math}
-# :label: eq-kernel
+# :label: eq-grok-kernel
 # K(x, x') = x \cdot x' \,\bigl(1 + \epsilon\, \bar w \cdot (x + x') + \epsilon^2\, x^\top M x'\bigr) .
 # ```
 #
 # ### Why there can be a delay
 #
-# At the start $M \approx I$. The kernel {eq}`eq-kernel` then weighs all $D(D+1)/2$ quadratic functions alike, and to find one of them it needs a
+# At the start $M \approx I$. The kernel {eq}`eq-grok-kernel` then weighs all $D(D+1)/2$ quadratic functions alike, and to find one of them it needs a
 # number of samples of that order. It can still *fit*: $P$ samples need only $P$ functions. The solution that generalizes has
 # $\Delta M = \beta\beta^\top/(\alpha\epsilon)$, one direction of $D$ numbers, which a few times $D$ samples can pin down. If
 # $P$ lies between the two counts, the kernel fits without understanding, and the features understand if they move. Larger
@@ -565,7 +565,7 @@ fig, axes = plotting.figure(
     "train and the test curve widens with the output scale; at 4 the test loss levels off above a tenth.",
     caption="Loss relative to its start for three output scales: train (dashed) and test (solid), one pair of lines a seed. "
     "Dotted: the tenth that counts as crossed. A run stops at a twentieth.",
-    name="fig-dial",
+    name="fig-grok-dial",
     ncols=3,
     sharey=True,
 )
@@ -660,7 +660,7 @@ fig, ax = plotting.figure(
     "it has delays of half a decade and more; the lower right has small delays.",
     caption="Median delay in decades over seeds, by samples and output scale. Gray: more than half of the seeds never "
     "generalize. Bold: half a decade or more.",
-    name="fig-map",
+    name="fig-grok-map",
 )
 values = np.ma.masked_invalid(grid.to_numpy())
 ax.set_facecolor("0.85")
@@ -688,7 +688,7 @@ glue("cells_grok", int((finite & (grid.to_numpy() >= 0.5)).sum()))
 
 # %% [markdown]
 # Of {glue:text}`cells` cells, {glue:text}`cells_never` never generalize, {glue:text}`cells_grok` grok, and the others generalize with
-# a delay below half a decade. {numref}`fig-map` explains why a delayed drop is easy to miss: it lives on the border of the region that never
+# a delay below half a decade. {numref}`fig-grok-map` explains why a delayed drop is easy to miss: it lives on the border of the region that never
 # generalizes. Too few samples or too much laziness, and there is no drop; too many samples, and there is no delay.
 
 # %% [markdown]
@@ -721,7 +721,7 @@ fig, axes = plotting.figure(
     "lower there and keeps rising.",
     caption="Statistics of the features relative to their last value, mean over seeds while all of them train. Dashed vertical: the median step at "
     "which the train loss has crossed; dotted: the test loss.",
-    name="fig-statistics",
+    name="fig-grok-statistics",
     ncols=2,
     sharey=True,
 )
@@ -758,7 +758,7 @@ glue("turned_share", 100 * turned_share)
 
 # %% [markdown]
 # In the runs that grok, the kernel has made {glue:text}`moved_share:.0f` % of its final movement when the train loss crosses, long before the
-# test loss does. So the picture of a frozen kernel that thaws late is *not* what happens here. The reason is in {eq}`eq-kernel`:
+# test loss does. So the picture of a frozen kernel that thaws late is *not* what happens here. The reason is in {eq}`eq-grok-kernel`:
 # any fit of the labels, lazy or not, needs a $\Delta M$ of order $1/(\alpha\epsilon)$, and the memorizing $\Delta M$ is nearly as large as the
 # generalizing one. What comes late is the *direction*: at the train crossing the power along the target has made
 # {glue:text}`turned_share:.0f` % of its way. {cite:t}`zheng2024delays` report the same dissociation in image classifiers: there, too, the tangent
@@ -771,9 +771,9 @@ glue("turned_share", 100 * turned_share)
 # $\epsilon$ should shorten the delay. But $\epsilon$ does two things at once.
 #
 # ```{prf:theorem} The product rules
-# :label: thm-product
+# :label: thm-grok-product
 #
-# Drop $\bar w$ from the dynamics of {prf:ref}`thm-moments`. Then the losses after $t$ steps depend on $\alpha$, $\epsilon$ and $\eta$ only through
+# Drop $\bar w$ from the dynamics of {prf:ref}`thm-grok-moments`. Then the losses after $t$ steps depend on $\alpha$, $\epsilon$ and $\eta$ only through
 # $\alpha\epsilon$ and $\eta\,\epsilon^2$.
 # ```
 #
@@ -800,7 +800,7 @@ fig, axes = plotting.figure(
     "product. Right: the highest test loss falls from 1.15 to 1 in both cases.",
     caption="Curvature at a fixed output scale $\\alpha=1$ and at a fixed product $\\alpha\\epsilon=1/4$. Left: delay (a lower "
     "bound where the test loss never crossed). Right: highest test loss. Mean and 95 % interval over tasks.",
-    name="fig-curvature",
+    name="fig-grok-curvature",
     ncols=2,
 )
 for found, label in (
@@ -832,7 +832,7 @@ glue("bump", bump)
 
 # %% [markdown]
 # At fixed $\alpha$ the delay does not fall with $\epsilon$: from $\epsilon = 1/16$ to $1/2$ it *grows* by {glue:text}`trend:.2f` decades. At a
-# fixed product it changes by {glue:text}`drift:.3f`, as {prf:ref}`thm-product` says. What misalignment does cause is
+# fixed product it changes by {glue:text}`drift:.3f`, as {prf:ref}`thm-grok-product` says. What misalignment does cause is
 # the early rise of the test loss: a small $\epsilon$ lets the network fit with a linear function first, and the test loss overshoots its start by
 # {glue:text}`bump:.2f` more than at $\epsilon = 1/2$.
 
@@ -864,7 +864,7 @@ if modular:
         alt="Train and test loss of a transformer on modular sums against step, for several output scales.",
         caption="Loss of a one-layer transformer on modular sums: train (dashed) and test (solid), for several output "
         "scales.",
-        name="fig-modular",
+        name="fig-grok-modular",
     )
     for (alpha, point), color in zip(
         modular.items(), plotting.PALETTE, strict=False
@@ -902,7 +902,7 @@ fig, ax = plotting.figure(
     alt="Delay against the output scale, from this run and from recorded runs on larger machines. It rises with the scale.",
     caption="The delay against the output scale: this run, and recorded runs with their preset and device. Lower bounds where "
     "test losses never crossed. Bars: two standard errors.",
-    name="fig-recorded",
+    name="fig-grok-recorded",
 )
 curves = {f"this run ({run.preset} preset)": summary}
 curves |= {
@@ -1154,7 +1154,7 @@ claim(
 # %% [markdown]
 # ## Where it breaks
 #
-# - **Grokking is a border phenomenon.** {numref}`fig-map` shows a band between two regions without it. No single number of samples
+# - **Grokking is a border phenomenon.** {numref}`fig-grok-map` shows a band between two regions without it. No single number of samples
 #   gives all three: a long delay when lazy, none when rich, and a frozen kernel that fails.
 # - **Movement is not understanding.** The size of the kernel's change does not tell memorizing from generalizing here; its direction
 #   does.
@@ -1174,8 +1174,8 @@ claim(
 # - **What changed after the first look:** bounds did not. At two of five other seeds, twelve data sets left the interval of the accuracy
 #   after sixty steps across its bound, because one data set in a dozen is late. There are 36 data sets now.
 # - **What was checked against the sources:** their abstracts were read, the first paper's theorems through its public reviews, and the
-#   second paper's network also in an adaptation of its published code. {prf:ref}`thm-parts`, {prf:ref}`thm-moments`,
-#   {prf:ref}`thm-product` and equation {eq}`eq-fitted` are derived here; bounds come from this book's plan. In that code, target and
+#   second paper's network also in an adaptation of its published code. {prf:ref}`thm-grok-parts`, {prf:ref}`thm-grok-moments`,
+#   {prf:ref}`thm-grok-product` and equation {eq}`eq-grok-fitted` are derived here; bounds come from this book's plan. In that code, target and
 #   inputs are scaled as here or differ by constant factors.
 # - **What the papers did that we did not:** proofs for the clusters at every later step, mean-field equations for the polynomial, and
 #   experiments on MNIST and on student-teacher networks. The transformer runs only on larger machines.
@@ -1184,7 +1184,7 @@ claim(
 # ## Exercises
 #
 # ```{exercise-start} Pairs (5 minutes)
-# :label: ex-pairs
+# :label: ex-grok-pairs
 # ```
 # On 70 % of all points the linear part of a network is larger than its even part. On the other 30 % the even part always has the sign of
 # the label. What is the accuracy on XOR clusters? Check with
@@ -1193,10 +1193,10 @@ claim(
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-pairs
+# ```{solution-start} ex-grok-pairs
 # :class: dropdown
 # ```
-# By {prf:ref}`thm-parts`, half of the 70 % and all of the 30 %.
+# By {prf:ref}`thm-grok-parts`, half of the 70 % and all of the 30 %.
 
 # %%
 exercises.check(
@@ -1209,16 +1209,16 @@ exercises.check(
 
 # %% [markdown]
 # ```{exercise-start} The linear part of a network (10 minutes)
-# :label: ex-direction
+# :label: ex-grok-direction
 # ```
 # Write a function `direction(weights, signs)` that returns the vector $v$ with $l(x) = v \cdot x$, for weights of shape `(m, k)` and an
-# output layer of shape `(m,)`. Then measure the accuracy of the network of {numref}`fig-puzzle` *without* its linear part. Check the
+# output layer of shape `(m,)`. Then measure the accuracy of the network of {numref}`fig-grok-puzzle` *without* its linear part. Check the
 # function with `exercises.check("overparameterization/benign_overfitting_and_grokking/direction", direction)`.
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-direction
+# ```{solution-start} ex-grok-direction
 # :class: dropdown
 # ```
 # $v = \frac12 \sum_j a_j w_j$. Taking it away makes every prediction even, and the network better at once: after two steps the even part
@@ -1261,7 +1261,7 @@ pd.DataFrame(rows).set_index("step").round(3)
 
 # %% [markdown]
 # ```{exercise-start} How far must the features go? (10 minutes)
-# :label: ex-move
+# :label: ex-grok-move
 # ```
 # What is the Frobenius norm of the change $\Delta M$ that solves the polynomial task exactly, at $\alpha = 2$, $\epsilon = 1/4$ and $D = 50$?
 # Compare with the norm of the starting $M = I$. Check the norm with
@@ -1270,7 +1270,7 @@ pd.DataFrame(rows).set_index("step").round(3)
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-move
+# ```{solution-start} ex-grok-move
 # :class: dropdown
 # ```
 # $\Delta M = \beta\beta^\top/(\alpha\epsilon)$, of norm $|\beta|^2/(\alpha\epsilon) = 50/0.5 = 100$, against $|I|_F = \sqrt{50} \approx 7$. Even a
@@ -1291,7 +1291,7 @@ assert op.population_loss(torch.zeros(50).double(), change, beta, 2.0, 0.25) < 1
 
 # %% [markdown]
 # ```{exercise-start} Is the delay a matter of the threshold? (open)
-# :label: ex-threshold
+# :label: ex-grok-threshold
 # ```
 # A tenth of the starting loss was a choice. Repeat the runs at $\alpha = 0.25$ and $\alpha = 2$ with thresholds from 0.03 to 0.5. Does the order of
 # the two delays survive? Does half a decade?
@@ -1299,7 +1299,7 @@ assert op.population_loss(torch.zeros(50).double(), change, beta, 2.0, 0.25) < 1
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-threshold
+# ```{solution-start} ex-grok-threshold
 # :class: dropdown
 # ```
 # The order of the two survives at every threshold below; half a decade does not. A loose threshold shrinks the delay, a strict one stretches

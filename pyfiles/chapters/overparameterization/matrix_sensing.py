@@ -79,7 +79,7 @@ fig, ax = plotting.figure(
     "rounding error within a few hundred iterations; with four it falls along a straight line.",
     caption="Gradient descent on 300 measurements of a matrix of rank 2: exact width "
     "and two spare columns. Median and central 95 % of the trials.",
-    name="fig-puzzle",
+    name="fig-sensing-puzzle",
 )
 seen = puzzle["iterations"] > 0
 for i, label in enumerate(("2 columns (exact)", "4 columns")):
@@ -96,7 +96,7 @@ ax.legend()
 plotting.show(fig)
 
 # %% [markdown]
-# {numref}`fig-puzzle`: both find the matrix. With the exact width, the error is at rounding level after a few hundred
+# {numref}`fig-sensing-puzzle`: both find the matrix. With the exact width, the error is at rounding level after a few hundred
 # iterations. With two spare columns, ten thousand iterations lead where the exact width was after little more than a hundred. The
 # model with more freedom is the slower one, on the same data, with the same step. Why a straight line, and can it be bent?
 
@@ -112,7 +112,7 @@ plotting.show(fig)
 # expectation. Replacing the average by its expectation gives the {term}`population limit`.
 #
 # ```{prf:definition} Symmetric and asymmetric descent
-# :label: def-descent
+# :label: def-sensing-descent
 #
 # With $X \in \mathbb R^{n\times k}$ and $E_t = \frac1m\mathcal A^*\mathcal A(X_t X_t^\top - M)$, the symmetric method is
 #
@@ -127,7 +127,7 @@ plotting.show(fig)
 # $J_t = U_\perp^\top X_t$, the part of $X$ that should vanish. Since $U_\perp^\top M = 0$,
 #
 # ```{math}
-# :label: eq-excess
+# :label: eq-sensing-excess
 # J_{t+1} = J_t\,(I - \eta\, X_t^\top X_t) .
 # ```
 #
@@ -139,7 +139,7 @@ plotting.show(fig)
 # ### The $1/T^2$ law, with its constant
 #
 # ```{prf:theorem} Excess directions
-# :label: thm-excess
+# :label: thm-sensing-excess
 #
 # In the population limit, suppose that the rows of $J_0$ are orthogonal to those of $U^\top X_0$, where $U$ spans the range of
 # $M$. Then this stays so, the singular values $s_t$ of $J_t$ do not interact, and $u_t = s_t^2$ obeys
@@ -154,7 +154,7 @@ plotting.show(fig)
 # ```
 #
 # ```{prf:proof}
-# Write $S_t = U^\top X_t$. If $S_t J_t^\top = 0$, then {eq}`eq-excess` reads $J_{t+1} = J_t(I - \eta J_t^\top J_t)$, since $J_t S_t^\top S_t = 0$;
+# Write $S_t = U^\top X_t$. If $S_t J_t^\top = 0$, then {eq}`eq-sensing-excess` reads $J_{t+1} = J_t(I - \eta J_t^\top J_t)$, since $J_t S_t^\top S_t = 0$;
 # likewise $S_{t+1} = S_t - \eta\,(S_t S_t^\top - U^\top M U)\, S_t$, whose rows are combinations of those of $S_t$. So the orthogonality is
 # kept. The map $J \mapsto J - \eta JJ^\top J$ keeps the singular vectors and sends $s$ to $s - \eta s^3$: square it. Now take
 # reciprocals,
@@ -167,7 +167,7 @@ plotting.show(fig)
 # ```
 #
 # The constant knows neither the initialization nor the matrix. A random $X_0$ does not satisfy the assumption of
-# {prf:ref}`thm-excess`, but its rows become orthogonal exponentially fast, because the cross block $S J^\top$ is pulled by the
+# {prf:ref}`thm-sensing-excess`, but its rows become orthogonal exponentially fast, because the cross block $S J^\top$ is pulled by the
 # $\sigma_i$. That the error stays above a constant over $T^2$ from random initialization, with near-isotropic measurements in place of the
 # population, is the result of {cite:t}`xiong2023overparameterization`, which we quote and test.
 #
@@ -176,7 +176,7 @@ plotting.show(fig)
 # Now the asymmetric method. With $G_{\perp} = U_\perp^\top G$ the same calculation gives
 #
 # ```{math}
-# :label: eq-right
+# :label: eq-sensing-right
 # G_{\perp,t+1} = G_{\perp,t}\,(I - \eta\, F_t^\top F_t) .
 # ```
 #
@@ -189,10 +189,10 @@ plotting.show(fig)
 # $$
 #
 # The terms of order $\eta$ cancel: a step changes $\Delta$ by order $\eta^2$, a run of $O(1/\eta)$ steps by order $\eta$, and in the
-# limit of small steps it is conserved. Since $F^\top F = \Delta + G^\top G \succeq \Delta$, equation {eq}`eq-right` yields:
+# limit of small steps it is conserved. Since $F^\top F = \Delta + G^\top G \succeq \Delta$, equation {eq}`eq-sensing-right` yields:
 #
 # ```{prf:theorem} Imbalance sets the rate
-# :label: thm-imbalance
+# :label: thm-sensing-imbalance
 #
 # In the population limit, if $\delta I \preceq \Delta_t$ and $\eta F_t^\top F_t \preceq I$ for all $t < T$, then
 # $\|G_{\perp,T}\| \le (1-\eta\delta)^T\, \|G_{\perp,0}\|$. With $F_0$ of scale $\alpha$ and $G_0$ of scale $\alpha/3$,
@@ -200,7 +200,7 @@ plotting.show(fig)
 # ```
 #
 # ```{prf:proof}
-# The eigenvalues of $I - \eta F_t^\top F_t$ lie in $[0, 1-\eta\delta]$. Apply {eq}`eq-right` $T$ times.
+# The eigenvalues of $I - \eta F_t^\top F_t$ lie in $[0, 1-\eta\delta]$. Apply {eq}`eq-sensing-right` $T$ times.
 # ```
 #
 # So the excess error decays like $e^{-c\,\alpha^2 T}$: exponentially, at a rate that the *initialization* sets. Once the error is
@@ -224,7 +224,7 @@ plotting.show(fig)
 # ### Three lines of recursion
 #
 # Take $M = \operatorname{diag}(1, \frac12, 0, \dots)$ and a diagonal $X_0$ with two spare columns: the assumption of
-# {prf:ref}`thm-excess` holds exactly, and the matrix method must follow the scalar recursion to rounding error.
+# {prf:ref}`thm-sensing-excess` holds exactly, and the matrix method must follow the scalar recursion to rounding error.
 
 
 # %%
@@ -322,7 +322,7 @@ fig, axes = plotting.figure(
     caption="Population limit. Left: with spare columns, the error times "
     "$4\\eta^2T^2/(k-r)$ tends to 1 (dotted); mean and 95 % interval over trials. Right: "
     "exact width, median and central 95 %; dashed: slope $2\\log(1-\\eta\\sigma_r)$.",
-    name="fig-symmetric",
+    name="fig-sensing-symmetric",
     ncols=2,
 )
 for i, k in enumerate(WIDTHS[1:], start=1):
@@ -339,7 +339,7 @@ plotting.show(fig)
 
 # %% [markdown]
 # With spare columns the slope on log axes is {glue:text}`slope:.3f` over the last decade, and the error is
-# {glue:text}`level:.3f` times the predicted $(k-r)/(4\eta^2T^2)$, for all three widths ({numref}`fig-symmetric`). With the 300 real measurements of the puzzle the slope is
+# {glue:text}`level:.3f` times the predicted $(k-r)/(4\eta^2T^2)$, for all three widths ({numref}`fig-sensing-symmetric`). With the 300 real measurements of the puzzle the slope is
 # {glue:text}`real_slope:.2f` over the decade up to 10 000; the constant is another one, because the measurements stretch the excess
 # directions. The {term}`negative control` is the exact width: between iterations 30 and 300 its slope is
 # {glue:text}`exact_slope:.1f`, no power law of exponent 2, and it ends at rounding error.
@@ -416,7 +416,7 @@ fig, axes = plotting.figure(
     caption="Four columns, population limit. Left: squared error (median and central "
     "95 % of trials; the first two coincide). Right: fitted rate (mean and 95 % "
     "interval); dashed: proportional to $\\alpha^2$; dotted: the rate of exact width.",
-    name="fig-asymmetric",
+    name="fig-sensing-asymmetric",
     ncols=2,
 )
 for name, curve in lines.items():
@@ -438,7 +438,7 @@ plotting.show(fig)
 # {glue:text}`real_doubling:.2f` on 300 measurements, for scales up to $\frac12$. The imbalance moves by
 # {glue:text}`drift:.1f` % over the whole run. At $\alpha = \frac14$ the squared error ends {glue:text}`asym_gap:.1f` decades from the symmetric one (negative: below).
 # The law has an end: beyond $\alpha^2 \approx \sigma_r$ other directions are the slowest, and a larger imbalance slows the run
-# down ({numref}`fig-asymmetric`, right). The balanced start has slope {glue:text}`balanced_slope:.2f`: the gain comes from the imbalance, not from having two factors.
+# down ({numref}`fig-sensing-asymmetric`, right). The balanced start has slope {glue:text}`balanced_slope:.2f`: the gain comes from the imbalance, not from having two factors.
 #
 # ### One rescaling
 #
@@ -460,7 +460,7 @@ fig, ax = plotting.figure(
     "1500. After it, the error drops almost vertically to rounding error.",
     caption="One step of rescaling at iteration 1500 (dotted). Median and central 95 % of "
     "the trials.",
-    name="fig-fix",
+    name="fig-sensing-fix",
 )
 shown = slice(0, 601, 5)
 for name in ("plain", "rescaled"):
@@ -486,7 +486,7 @@ plotting.show(fig)
 # Squared residuals let the largest errors shout loudest. Absolute residuals give every measurement one vote.
 #
 # ```{prf:definition} Sub-gradient method
-# :label: def-subgm
+# :label: def-sensing-subgm
 #
 # With $S_t = \frac1m\sum_i \operatorname{sign}\bigl(\langle A_i, U_tU_t^\top\rangle - y_i\bigr) A_i$ and steps $\eta_t = \eta\rho^t$,
 #
@@ -500,7 +500,7 @@ plotting.show(fig)
 # $a\|X\|_F - s$ is $\|X\|_F/\sqrt{\|X\|_F^2 + \tau^2}$, and so
 #
 # ```{math}
-# :label: eq-psi
+# :label: eq-sensing-psi
 # \mathbb E\,S = \psi\,\frac{X}{\|X\|_F}, \qquad
 # \psi = \sqrt{\tfrac2\pi}\,\Bigl(1 - p + \frac{p\,\|X\|_F}{\sqrt{\|X\|_F^2+\tau^2}}\Bigr) .
 # ```
@@ -514,7 +514,7 @@ plotting.show(fig)
 # random symmetric matrix with eigenvalues up to about $\sqrt{2n/m}$. The eigenvector of $M$ for $\sigma_i$ grows by a factor $1 + 2\eta_t\theta_i$ a step, with
 #
 # ```{math}
-# :label: eq-growth
+# :label: eq-sensing-growth
 # \theta_i = \frac{\psi\,\sigma_i}{\|M\|_F} + \frac{n}{2m}\,\frac{\|M\|_F}{\psi\,\sigma_i} .
 # ```
 #
@@ -523,7 +523,7 @@ plotting.show(fig)
 # be long enough in total to grow the signal,
 #
 # ```{math}
-# :label: eq-budget
+# :label: eq-sensing-budget
 # \sum_t \eta_t \;\approx\; \frac{\eta}{1-\rho} \;\gtrsim\; \frac{\log(1/\alpha)}{2\,\theta_r} ,
 # ```
 #
@@ -565,7 +565,7 @@ fig, ax = plotting.figure(
     "nearly as good as without outliers.",
     caption="Distance of the averaged direction from its expectation, relative to that, over "
     "matrices of rank 4. Mean and 95 % interval over draws.",
-    name="fig-rip",
+    name="fig-sensing-rip",
 )
 for share, line in ((0.0, "-"), (0.15, "--")):
     for part, name, color in (
@@ -587,7 +587,7 @@ plotting.show(fig)
 # %% [markdown]
 # The deviation falls like $m$ to the power {glue:text}`rip_slope:.2f`. At $m = 400$ it is not small, and recovery works all the same; the property is sufficient, not
 # necessary. Now the recovery: widths from exact to full, started tiny or at unit size. The schedule is
-# $\eta = 0.2$, $\rho = 0.994$, 1500 steps, so $\sum_t\eta_t \approx 33$; by {eq}`eq-budget` the signal needs about half of that.
+# $\eta = 0.2$, $\rho = 0.994$, 1500 steps, so $\sum_t\eta_t \approx 33$; by {eq}`eq-sensing-budget` the signal needs about half of that.
 
 # %%
 WIDE = (2, 5, 15, 30)
@@ -619,7 +619,7 @@ fig, axes = plotting.figure(
     "above k = 5 for the tiny start, rising for the unit start.",
     caption="15 % outliers. Left: full width, $k=30$. Right: last iterate against width. "
     "Median and central 95 % of trials.",
-    name="fig-robust",
+    name="fig-sensing-robust",
     ncols=2,
 )
 for name, (steps, values) in paths.items():
@@ -672,7 +672,7 @@ glue("unit_exact", last[:, 1, 0].mean())
 #
 # ### The schedule is part of the model
 #
-# Equation {eq}`eq-budget` asks for steps that are long enough in total, and warns that all beyond fits garbage. Multiply
+# Equation {eq}`eq-sensing-budget` asks for steps that are long enough in total, and warns that all beyond fits garbage. Multiply
 # the first step by a quarter, a half, two and three, and keep everything else.
 
 # %%
@@ -716,7 +716,7 @@ fig, axes = plotting.figure(
     caption="Where robust recovery works. Left: schedules at 15 % outliers; dotted: what "
     "the signal needs. Right: share of outliers at the schedule of the text. Median and "
     "central 95 % of trials.",
-    name="fig-region",
+    name="fig-sensing-region",
     ncols=2,
 )
 for i, k in enumerate((2, 5, 30)):
@@ -734,7 +734,7 @@ for ax in axes:
 plotting.show(fig)
 
 # %% [markdown]
-# The estimate is a total of {glue:text}`needed:.0f` ({numref}`fig-region`, left). With a quarter of the step the total is 8, and the signal does not arrive: every width keeps
+# The estimate is a total of {glue:text}`needed:.0f` ({numref}`fig-sensing-region`, left). With a quarter of the step the total is 8, and the signal does not arrive: every width keeps
 # a relative error of at least {glue:text}`too_short:.2f`. With half the step the total is just enough. Full width is then *better* than at the step of the text
 # (median {glue:text}`just_full:.0e`), while the exact width may still miss (up to {glue:text}`just_exact:.2f`): its two columns can start nearly orthogonal to the signal. With three times the step, full
 # width ends {glue:text}`long_ratio:.0f` times above $k=5$, and the exact width hardly changes. The schedule, not the loss alone,
@@ -785,7 +785,7 @@ fig, ax = plotting.figure(
     "and from recorded runs.",
     caption="Relative error at 15 % outliers against the size of the matrix, for exact and full "
     "width: geometric mean, bars of two standard errors.",
-    name="fig-recorded",
+    name="fig-sensing-recorded",
 )
 tables = {f"this run ({run.preset})": summary}
 tables |= {f"{r.preset}, {r.device}": r.table for r in recorded}
@@ -1075,7 +1075,7 @@ claim(
 # - **The rate law has an end.** Doubling $\alpha$ helps while $\alpha^2$ is below $\sigma_r$. Beyond it the run gets slower, and a step that was
 #   safe for small factors can be too long for large ones.
 # - **The schedule is a hidden dial.** With just enough steps full width is harmless; with six times that it overfits the outliers. Somebody who
-#   does not know $M$ cannot read the right total off {eq}`eq-budget`, which contains $\sigma_r$. What our claim on the width shows is one schedule, tuned at another seed.
+#   does not know $M$ cannot read the right total off {eq}`eq-sensing-budget`, which contains $\sigma_r$. What our claim on the width shows is one schedule, tuned at another seed.
 # - **"Harmless" is relative.** Exact width is orders of magnitude more accurate than $k = 5$ at the same schedule. The abstract of {cite:t}`ma2022global` says
 #   that small initialization nullifies the effect of over-parameterization; at 400 measurements and 1500 steps we see it reduced, not nullified.
 # - **Too many outliers.** At the size used here, full width loses the matrix somewhere between 20 and 40 % outliers; the exact width does not.
@@ -1088,16 +1088,16 @@ claim(
 # ## Exercises
 #
 # ```{exercise-start} How long is long? (5 minutes)
-# :label: ex-iterations
+# :label: ex-sensing-iterations
 # ```
 # A matrix of rank 2 is fitted with $k=5$ columns and step $\eta = 0.05$, in the population limit. After how many iterations is the squared error
-# about $10^{-6}$? Use {prf:ref}`thm-excess`. Check with
+# about $10^{-6}$? Use {prf:ref}`thm-sensing-excess`. Check with
 # `exercises.check("overparameterization/matrix_sensing/iterations", your_number)`.
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-iterations
+# ```{solution-start} ex-sensing-iterations
 # :class: dropdown
 # ```
 # Solve $(k-r)/(4\eta^2T^2) = 10^{-6}$ for $T$: about 17 300. At $10^{-8}$ it would be ten times as many.
@@ -1116,16 +1116,16 @@ assert np.allclose(slow["squared_error"][:, 0, -1], 1e-6, rtol=0.05)
 
 # %% [markdown]
 # ```{exercise-start} How much do votes lose? (15 minutes)
-# :label: ex-scale
+# :label: ex-sensing-scale
 # ```
-# Derive {eq}`eq-psi` and write a function `scale(p, tau)` that returns $\psi$ for an error of norm 1. What is left of it when every measurement carries
+# Derive {eq}`eq-sensing-psi` and write a function `scale(p, tau)` that returns $\psi$ for an error of norm 1. What is left of it when every measurement carries
 # noise ten times as large as the error? Check with
 # `exercises.check("overparameterization/matrix_sensing/scale", scale)`.
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-scale
+# ```{solution-start} ex-sensing-scale
 # :class: dropdown
 # ```
 # Let $b = (a - s)/\sqrt{1+\tau^2}$, a standard normal with correlation $c = 1/\sqrt{1+\tau^2}$ with $a$. Then $a = cb + {}$an independent part, and
@@ -1148,7 +1148,7 @@ assert abs(dense.mean() / scale(1.0, 10.0) - 1) < 0.25
 
 # %% [markdown]
 # ```{exercise-start} The best rescaling (25 minutes)
-# :label: ex-beta
+# :label: ex-sensing-beta
 # ```
 # After the rescaling, $G_\perp$ is damped by $F^\top F = \beta^2 I$. Show that $F_\perp$ is damped by $G^\top G$, whose smallest eigenvalue that matters is
 # $(\sigma_r/\beta)^2$. Which $\beta$ makes the slower of the two as fast as possible when $\sigma_r = \frac14$? Check with
@@ -1157,10 +1157,10 @@ assert abs(dense.mean() / scale(1.0, 10.0) - 1) < 0.25
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-beta
+# ```{solution-start} ex-sensing-beta
 # :class: dropdown
 # ```
-# As for {eq}`eq-right`, $F_{\perp,t+1} = F_{\perp,t}(I - \eta G_t^\top G_t)$. If $FG^\top$ is near $M$ and $F^\top F = \beta^2I$, the nonzero singular values of $G$ are near
+# As for {eq}`eq-sensing-right`, $F_{\perp,t+1} = F_{\perp,t}(I - \eta G_t^\top G_t)$. If $FG^\top$ is near $M$ and $F^\top F = \beta^2I$, the nonzero singular values of $G$ are near
 # $\sigma_i/\beta$. The slower rate is $\min(\beta^2, \sigma_r^2/\beta^2)$, largest where both are equal: $\beta = \sqrt{\sigma_r} = \frac12$. Rescale early, while $F_\perp$ still matters,
 # and count iterations.
 
@@ -1180,15 +1180,15 @@ assert counts[0.5] == min(counts.values())
 
 # %% [markdown]
 # ```{exercise-start} Choose the schedule without the truth (open)
-# :label: ex-schedule
+# :label: ex-sensing-schedule
 # ```
-# {numref}`fig-region` shows that the total step length decides how much garbage a full-width model fits. Nobody knows $\sigma_r$ in advance. Propose a rule that
+# {numref}`fig-sensing-region` shows that the total step length decides how much garbage a full-width model fits. Nobody knows $\sigma_r$ in advance. Propose a rule that
 # chooses the first step from the measurements alone, and test it against the best one in hindsight.
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-schedule
+# ```{solution-start} ex-sensing-schedule
 # :class: dropdown
 # ```
 # One idea: hold out a quarter of the measurements and compare *medians* of absolute residuals there; a median ignores outliers. Fit with 300 measurements at

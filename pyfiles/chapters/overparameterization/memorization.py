@@ -98,7 +98,7 @@ fig, ax = plotting.figure(
     "are four or more images; at one image plain SGD is above 0.7 and the clipped learner below 0.6.",
     caption="Test accuracy on subpopulations of digits by the number of training images they gave. Mean and 95 % interval "
     "over draws of the training set.",
-    name="fig-memorization-puzzle",
+    name="fig-memory-memorization-puzzle",
 )
 for name, label in (
     ("memorizing", "fits every label"),
@@ -120,7 +120,7 @@ glue("fit_private", 100 * learners["fit_private"].mean())
 
 # %% [markdown]
 # The first learner fits {glue:text}`fit_memorizing:.0f` % of its training images, the second {glue:text}`fit_private:.0f` %.
-# On common subpopulations that hardly matters. On rare ones it matters a lot ({numref}`fig-memorization-puzzle`), although
+# On common subpopulations that hardly matters. On rare ones it matters a lot ({numref}`fig-memory-memorization-puzzle`), although
 # to fit an image that is alone in its subpopulation is memorizing by any definition. Why does it help? And what does it
 # have to do with the labels that a network should *not* believe?
 
@@ -135,7 +135,7 @@ glue("fit_private", 100 * learners["fit_private"].mean())
 # {term}`singleton`.
 #
 # ```{prf:definition} Price of not fitting
-# :label: def-price
+# :label: def-memory-price
 #
 # For items seen exactly $\ell$ times among $n$ samples,
 #
@@ -147,7 +147,7 @@ glue("fit_private", 100 * learners["fit_private"].mean())
 # ```
 #
 # ```{prf:theorem} What guessing on singletons costs
-# :label: thm-tail
+# :label: thm-memory-tail
 #
 # Let two learners agree, except that on items seen exactly $\ell$ times the first predicts the (correct) observed label and
 # the second guesses uniformly. The expected number of such items times $\tau_\ell\,(1 - 1/K)$ is the expected excess error of
@@ -170,7 +170,7 @@ glue("fit_private", 100 * learners["fit_private"].mean())
 # probability $1-\rho$ and a guess with $1/K$, and the price becomes
 #
 # ```{math}
-# :label: eq-noise
+# :label: eq-memory-noise
 # \tau_1 \cdot \#\text{singletons} \cdot \Bigl(1 - \rho - \frac1K\Bigr).
 # ```
 #
@@ -230,7 +230,7 @@ fig, ax = plotting.figure(
     "0.33 at 10000 samples and vanishes by 100000; the head prior falls from 0.25 to zero by 10000. Points lie on lines.",
     caption="What guessing on singletons costs, among 10 000 items with ten labels. Lines: the formula. Points: "
     "simulation, mean and 95 % interval over draws.",
-    name="fig-tail",
+    name="fig-memory-tail",
 )
 for (prior, label), color in zip(PRIORS.items(), plotting.PALETTE, strict=False):
     costs = [op.singleton_cost(priors[prior], round(n), 10) for n in curve]
@@ -247,7 +247,7 @@ ax.legend()
 plotting.show(fig)
 
 # %% [markdown]
-# {numref}`fig-tail` is the theorem in one picture. Under Zipf's law the price hardly changes while the sample grows thirtyfold: more
+# {numref}`fig-memory-tail` is the theorem in one picture. Under Zipf's law the price hardly changes while the sample grows thirtyfold: more
 # data turns yesterday's singletons into regulars and meets new ones. (It falls in the end because our list of items is finite.)
 # The uniform prior is the {term}`negative control`. It is expensive, too, as long as its one frequency is near $1/n$; at ten
 # samples an item nothing is left. What counts is not the shape of the tail but the mass of items that are seen about once.
@@ -292,7 +292,7 @@ glue("error_zipf", 100 * long["error"].mean())
 # Digits are not items without similarity. For them memorization has to be measured.
 #
 # ```{prf:definition} Memorization and influence
-# :label: def-influence
+# :label: def-memory-influence
 #
 # Let $A(S)$ be a (random) network trained on $S$. The {term}`memorization` of training example $i$ and its {term}`influence`
 # on test example $j$ are
@@ -396,7 +396,7 @@ fig, axes = plotting.figure(
     "The two of a pair show the same digit in the same style.",
     caption="Memorized training images (above) and the test image that each influences most (below). Number: influence, with "
     "standard error (0 where they all agree), from the networks that played no part in the choice.",
-    name="fig-pairs",
+    name="fig-memory-pairs",
     nrows=2,
     ncols=len(partner),
     width=7.5,
@@ -414,7 +414,7 @@ plotting.show(fig)
 # The selected pairs have a mean influence of {glue:text}`again:.2f` on fresh networks: with the training image nearly all
 # networks are right on its partner, without it nearly none. In {glue:text}`twins:.0f` % of the pairs both images
 # are from one subpopulation, where chance would give about {glue:text}`chance:.0f` %. A singleton is memorized, and its twins in the
-# test set live on it. That is the mechanism of {prf:ref}`thm-tail`, found in a network.
+# test set live on it. That is the mechanism of {prf:ref}`thm-memory-tail`, found in a network.
 
 # %%
 quarter = len(seen) // 4
@@ -444,7 +444,7 @@ glue("flat_drop", 100 * flat_drop.mean())
 # make a theory of this contrast. Let $g_i$ be the gradient of the loss on example $i$.
 #
 # ```{prf:definition} m-coherence
-# :label: def-coherence
+# :label: def-memory-coherence
 #
 # The {term}`m-coherence` of $m$ examples, and that of example $i$ among them, are
 #
@@ -514,7 +514,7 @@ fig, axes = plotting.figure(
     "half stays above 5 while the wrongly labeled half rises from 1 to about 2.",
     caption="Coherence of the gradients of 512 examples during SGD. Left: by label set. Right: for labels of which half are "
     "wrong, among the right ones and among the wrong ones alone. Mean and 95 % interval over draws.",
-    name="fig-coherence",
+    name="fig-memory-coherence",
     ncols=2,
 )
 LABELS = ("real", "half wrong", "random", "random, again")
@@ -604,7 +604,7 @@ fig, axes = plotting.figure(
     "each other, beyond it SGD and RM3 climb steeply.",
     caption="Wrong labels that are memorized. Left: by epoch. Right: by accuracy on the rightly labeled training images, mean "
     "over draws. Dotted: the accuracy at which the rules are matched.",
-    name="fig-suppression",
+    name="fig-memory-suppression",
     ncols=2,
 )
 for rule, name in RULES.items():
@@ -683,7 +683,7 @@ glue("test_winsorized", 100 * suppressed["winsorized"]["test"][-1].mean())
 # more capacity than data none can be tight for all distributions. The core of the argument fits on a finite domain.
 #
 # ```{prf:theorem} Two worlds
-# :label: thm-worlds
+# :label: thm-memory-worlds
 #
 # Let $\mathcal X$ have $d$ points, all equally likely, and let $h$ fit the labels of $n$ of them. Let $b$ be any number computed
 # from the sample and from $h$. There are two distributions under which the same sample and the same $h$ arise, such that $b$
@@ -781,7 +781,7 @@ fig, axes = plotting.figure(
     "the same labels in both worlds. The other four have different labels in the second world.",
     caption="One sample, two worlds. Left half: images of the sample, with equal labels. Right half: unseen images, labeled by "
     "the network (above) and at random (below).",
-    name="fig-worlds",
+    name="fig-memory-worlds",
     nrows=2,
     ncols=8,
     width=7.5,
@@ -880,7 +880,7 @@ fig, ax = plotting.figure(
     alt="Share of wrong labels memorized at the end of training by the three rules, from this run and from recorded runs on "
     "larger machines.",
     caption="Wrong labels memorized at the end of training: this run, and recorded runs with their preset and device.",
-    name="fig-memorization-recorded",
+    name="fig-memory-memorization-recorded",
 )
 runs = {f"this run ({run.preset} preset)": rates}
 runs |= {
@@ -1214,7 +1214,7 @@ claim(
 #
 # - **The tail on digits is ours.** k-means made the subpopulations and we made them rare. The result says what happens *if* data has a
 #   tail, not how long the tail of handwriting is.
-# - **{prf:ref}`thm-tail` is about expectations**, and our items keep one fixed list of frequencies in random order. The paper draws
+# - **{prf:ref}`thm-memory-tail` is about expectations**, and our items keep one fixed list of frequencies in random order. The paper draws
 #   frequencies from a prior, normalizes, and bounds every learner. That stronger statement is quoted, not proved or tested here.
 # - **A clipped and noisy learner stands for a private one.** No privacy budget was computed, and part of its loss may be plain slowness; the
 #   flat control says that slowness alone would hit all subpopulations alike.
@@ -1230,7 +1230,7 @@ claim(
 #   shuffle and became a mean over fifty, and the matched comparison went from five draws to eight. Learning rates, batch sizes and the
 #   number of winsorized values were chosen at a development seed, too.
 # - **What was checked against the source:** abstracts, titles and tables of contents. The main theorem of {cite:t}`feldman2019does` and its
-#   numerical example were read in notes on the paper; {prf:ref}`thm-tail` and {prf:ref}`thm-worlds` are proved above. The rules
+#   numerical example were read in notes on the paper; {prf:ref}`thm-memory-tail` and {prf:ref}`thm-memory-worlds` are proved above. The rules
 #   for winsorizing and RM3 follow their descriptions, not the authors' code, and our batch and tail sizes are our own.
 # - **What the papers did that we did not:** ImageNet and CIFAR, residual networks, thousands of subset-trained networks, quantitative theorems
 #   for VC classes and for learners that succeed on some distributions.
@@ -1239,16 +1239,16 @@ claim(
 # ## Exercises
 #
 # ```{exercise-start} No tail, no price? (5 minutes)
-# :label: ex-uniform-price
+# :label: ex-memory-uniform-price
 # ```
-# All 500 items are equally frequent. What is $\tau_1$ at $n = 200$, and what at $n = 5000$? Say it from {prf:ref}`def-price` before you
+# All 500 items are equally frequent. What is $\tau_1$ at $n = 200$, and what at $n = 5000$? Say it from {prf:ref}`def-memory-price` before you
 # compute. Check the first with `exercises.check("overparameterization/memorization/uniform", your_price)`. If the price does not
-# depend on $n$, why does the uniform curve of {numref}`fig-tail` fall to zero?
+# depend on $n$, why does the uniform curve of {numref}`fig-memory-tail` fall to zero?
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-uniform-price
+# ```{solution-start} ex-memory-uniform-price
 # :class: dropdown
 # ```
 # The frequency $p = 1/500$ is constant and leaves the mean: $\tau_\ell = p = 1/500$ for every $\ell$ and $n$. The price of one
@@ -1266,15 +1266,15 @@ assert op.expected_items(uniform, 5000) < 1 < op.expected_items(uniform, 200)
 
 # %% [markdown]
 # ```{exercise-start} When to stop believing (10 minutes)
-# :label: ex-noise-rate
+# :label: ex-memory-noise-rate
 # ```
-# With ten classes, from which noise rate $\rho$ on should a learner rather guess on its singletons? Use {eq}`eq-noise`, check with
+# With ten classes, from which noise rate $\rho$ on should a learner rather guess on its singletons? Use {eq}`eq-memory-noise`, check with
 # `exercises.check("overparameterization/memorization/noise", your_rate)`, and confirm by simulation on both sides.
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-noise-rate
+# ```{solution-start} ex-memory-noise-rate
 # :class: dropdown
 # ```
 # The last factor vanishes at $\rho = 1 - 1/K = 0.9$. Below it, even a label that is wrong four times out of five should be fitted.
@@ -1295,16 +1295,16 @@ assert sides[0] > 0 > sides[1]
 
 # %% [markdown]
 # ```{exercise-start} One example's coherence (20 minutes)
-# :label: ex-own-coherence
+# :label: ex-memory-own-coherence
 # ```
-# Write `own_coherence(gradients)` that returns the $c_i$ of {prf:ref}`def-coherence` for gradients in rows, without a loop over pairs.
+# Write `own_coherence(gradients)` that returns the $c_i$ of {prf:ref}`def-memory-coherence` for gradients in rows, without a loop over pairs.
 # Check it with `exercises.check("overparameterization/memorization/own_coherence", own_coherence)`. Ten examples share one gradient and
 # an eleventh is orthogonal to it: what are the $c_i$, and what is $\mathcal C$ if all norms are 1?
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-own-coherence
+# ```{solution-start} ex-memory-own-coherence
 # :class: dropdown
 # ```
 # Each of the ten helps all ten: $c_i = 10$. The eleventh helps itself: $c_{11} = 1$. With equal norms $\mathcal C$ is their mean, $101/11$.
@@ -1330,16 +1330,16 @@ assert np.isclose(float(own_coherence(crowd).mean()), 101 / 11)
 
 # %% [markdown]
 # ```{exercise-start} More than two labels (15 minutes)
-# :label: ex-classes
+# :label: ex-memory-classes
 # ```
-# {prf:ref}`thm-worlds` has two labels. With $K$ labels, drawn uniformly in the second world, by how much must a number be off?
+# {prf:ref}`thm-memory-worlds` has two labels. With $K$ labels, drawn uniformly in the second world, by how much must a number be off?
 # Write `floor(n, d, K)` and check it with `exercises.check("overparameterization/memorization/floor", floor)`. Compare with the
 # networks above.
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-classes
+# ```{solution-start} ex-memory-classes
 # :class: dropdown
 # ```
 # A random label differs from the prediction with probability $1 - 1/K$. The errors are 0 and $(1 - n/d)(1 - 1/K)$; half of the
@@ -1360,7 +1360,7 @@ assert abs(floor(898, 1797, 10) - apart / 2) < 0.01
 
 # %% [markdown]
 # ```{exercise-start} A held-out set against the theorem (open)
-# :label: ex-holdout
+# :label: ex-memory-holdout
 # ```
 # Everybody knows a number that predicts the population error well: the error on held-out data. Set a fifth of the sample aside,
 # train on the rest, and use the held-out error as $b$, in both worlds. What does it say? Which assumption makes it right in the first world,
@@ -1369,7 +1369,7 @@ assert abs(floor(898, 1797, 10) - apart / 2) < 0.01
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-holdout
+# ```{solution-start} ex-memory-holdout
 # :class: dropdown
 # ```
 # The held-out images belong to the sample, so they have the same labels in both worlds, and the held-out error is the same small

@@ -88,7 +88,7 @@ fig, ax = plotting.figure(
     caption="Goodhart's law in one figure. Score of the answer that the reward model prefers "
     "among $n$, in standard deviations of ordinary answers: as the reward model sees it, and "
     "in truth. Mean and 95 % interval over worlds.",
-    name="fig-puzzle",
+    name="fig-bon-puzzle",
 )
 for name, label in (("proxy", "what is optimized"), ("gold", "what is wanted")):
     values = by_world(noisy, name)
@@ -101,7 +101,7 @@ ax.legend()
 plotting.show(fig)
 
 # %% [markdown]
-# {numref}`fig-puzzle` is {term}`Goodhart's law`: *when a measure becomes a target, it ceases to be a good measure*. The
+# {numref}`fig-bon-puzzle` is {term}`Goodhart's law`: *when a measure becomes a target, it ceases to be a good measure*. The
 # proxy says that every further answer helps. In truth a handful of answers helps, and beyond that each doubling of
 # the effort makes the result worse, until it is worse than taking the first answer. Nothing was trained here but the
 # reward model: the answers come from a fixed policy, and we only choose among them.
@@ -119,7 +119,7 @@ plotting.show(fig)
 # answers. The one of rank $i$ wins in those subsets that contain it and $n-1$ of the $i-1$ answers below it.
 #
 # ```{prf:theorem} The unbiased estimate
-# :label: thm-unbiased
+# :label: thm-bon-unbiased
 #
 # Without ties, the average over all subsets of size $n$ of the winner's gold score is
 #
@@ -153,14 +153,14 @@ plotting.show(fig)
 # $\pi_0$. The largest of $n$ uniform numbers has density $n u^{n-1}$, so
 #
 # ```{math}
-# :label: eq-kl
+# :label: eq-bon-kl
 # \int_0^1 n u^{n-1} \log\bigl(n u^{n-1}\bigr)\, du = \log n - \frac{n-1}{n} .
 # ```
 #
 # This is often quoted as the divergence of best-of-n. It is the divergence of the *quantile*; the answer may say less.
 #
 # ```{prf:theorem} A bound, and when it is exact
-# :label: thm-kl
+# :label: thm-bon-kl
 #
 # Let $\pi_n$ be the distribution of the best of $n$. Then $\mathrm{KL}(\pi_n \| \pi_0) \le \log n - (n-1)/n$. If $\pi_0$ is discrete,
 # with probability $F(y)$ of a score at or below that of $y$, $F^-(y)$ of one below, and $p(y)/p(\text{level})$ the share of
@@ -176,7 +176,7 @@ plotting.show(fig)
 # ```{prf:proof}
 # All $n$ scores are at or below a level with probability $F^n$ and below it with probability $(F^-)^n$; among equal scores
 # chance decides. This gives $\pi_n$. The answer is a function of the quantile and of a choice within its level that does not
-# depend on $n$. The divergence of a function of a variable is at most that of the variable, which is {eq}`eq-kl`, and equal
+# depend on $n$. The divergence of a function of a variable is at most that of the variable, which is {eq}`eq-bon-kl`, and equal
 # to it only if the density $n u^{n-1}$ is constant where the function is; for $n > 1$ an answer with positive probability
 # excludes that. Last, $F^n - (F^-)^n$ is at most 1, and $\pi_n(y)/p(y) = (F^n - (F^-)^n)/p(\text{level})$. This ratio is the mean of
 # $n u^{n-1}$ over the level, hence highest at the top, where it is at most $1/p(\text{top level})$; so the mean of its logarithm
@@ -191,12 +191,12 @@ plotting.show(fig)
 # Let $\psi(u)$ be the expected gold score of an answer at proxy quantile $u$. Then
 #
 # ```{math}
-# :label: eq-psi
+# :label: eq-bon-psi
 # g(n) = \int_0^1 \psi(u)\, n u^{n-1}\, du .
 # ```
 #
 # ```{prf:theorem} A fall needs a bad top
-# :label: thm-fall
+# :label: thm-bon-fall
 #
 # If $\psi$ does not decrease, $g(n)$ does not decrease. If $\psi$ is continuous at 1, $g(n) \to \psi(1)$.
 # ```
@@ -206,7 +206,7 @@ plotting.show(fig)
 # \psi(U^{1/n})$ is the mean of functions that do not decrease in $n$. As $n \to \infty$, $U^{1/n} \to 1$.
 # ```
 #
-# A noisy proxy is therefore not enough for {numref}`fig-puzzle`. The best-scoring answers must be *worse* than those below
+# A noisy proxy is therefore not enough for {numref}`fig-bon-puzzle`. The best-scoring answers must be *worse* than those below
 # them.
 #
 # **Gaussian scores.** If proxy and gold are standard normal with correlation $\rho$, then $\psi(u) = \rho\,\Phi^{-1}(u)$ and
@@ -224,7 +224,7 @@ plotting.show(fig)
 # $g_\varepsilon$, and with a normal proxy score of mean 0 and standard deviation $\tau$. At score $s$ the odds of an exploit are
 #
 # ```{math}
-# :label: eq-odds
+# :label: eq-bon-odds
 # \frac{\varepsilon}{1-\varepsilon}\, \frac{1}{\tau}\,
 # \exp\Bigl(\frac{s^2}{2}\bigl(1 - \tau^{-2}\bigr)\Bigr) .
 # ```
@@ -243,7 +243,7 @@ fig, axes = plotting.figure(
     "to minus three. The probability that an exploit wins rises to one in the same order.",
     caption=r"The two-kinds model, computed exactly: $\rho = 0.7$, one answer in a hundred is "
     r"an exploit of gold score $-3$. Left: gold. Right: probability that an exploit wins.",
-    name="fig-two-kinds",
+    name="fig-bon-two-kinds",
     ncols=2,
 )
 far = 2.0 ** np.arange(0, 20.5, 0.5)
@@ -264,7 +264,7 @@ plotting.show(fig)
 # $d = \sqrt{\mathrm{KL}(\pi \| \pi_0)}$:
 #
 # ```{math}
-# :label: eq-laws
+# :label: eq-bon-laws
 # R_{\mathrm{bon}}(d) = d\,(\alpha - \beta d), \qquad R_{\mathrm{rl}}(d) = d\,(\alpha - \beta \log d),
 # ```
 #
@@ -361,7 +361,7 @@ fig, ax = plotting.figure(
     "minus a fifth of a standard deviation when n equals the pool.",
     caption="Mean error of the estimated best of $n$ from a pool of 64 normal scores. Bands: "
     "95 % interval over pools. At $n = 1$ both are the mean of the pool.",
-    name="fig-bias",
+    name="fig-bon-bias",
 )
 plotting.band(ax, pools["n"], pools["without"] - exact, label="without replacement")
 plotting.band(ax, pools["n"], pools["replaced"] - exact, label="with replacement")
@@ -394,7 +394,7 @@ fig, ax = plotting.figure(
     "flatten, each at its ceiling.",
     caption="Divergence of best-of-n from a policy whose score takes $K$ values with equal "
     r"probability. Dashed: $\log n - (n-1)/n$. Each curve ends at $\log K$.",
-    name="fig-kl",
+    name="fig-bon-kl",
 )
 whole = np.unique(np.geomspace(1, 2**20, 120).astype(int))
 for K, color in zip((2, 10, 100, 10_000), plotting.PALETTE, strict=False):
@@ -463,7 +463,7 @@ fig, axes = plotting.figure(
     caption="The naive world. Left: clean labels. Right: a quarter of the labels turned "
     r"around. Dashed: proxy score times its correlation $\rho$ with gold, the Gaussian "
     "prediction. Mean and 95 % interval over worlds.",
-    name="fig-naive",
+    name="fig-bon-naive",
     ncols=2,
     sharey=True,
 )
@@ -536,7 +536,7 @@ fig, axes = plotting.figure(
     caption="The burst world. Left: gold score of the winner (solid), and of the winner when "
     "bursts are taken out of the pool (dashed). Right: probability that the winner is a burst. "
     "Mean and 95 % interval over worlds.",
-    name="fig-burst",
+    name="fig-bon-burst",
     ncols=2,
 )
 for i, label in enumerate(("clean labels", "25 % label noise")):
@@ -556,7 +556,7 @@ plotting.show(fig)
 # a burst in {glue:text}`share_clean:.0f` % and {glue:text}`share_noisy:.0f` % of the cases, against 1 % under the policy. Take the bursts out
 # of the pool, and the same reward models keep their gain.
 #
-# {prf:ref}`thm-fall` says where to look: at the top of the ranking.
+# {prf:ref}`thm-bon-fall` says where to look: at the top of the ranking.
 
 # %% tags=["hide-input"]
 fig, ax = plotting.figure(
@@ -565,7 +565,7 @@ fig, ax = plotting.figure(
     "below minus two at the top.",
     caption=r"The function $\psi$: mean gold score of answers in bands of proxy rank, the best "
     "at the left, 25 % label noise. Mean and 95 % interval over worlds.",
-    name="fig-ranks",
+    name="fig-bon-ranks",
 )
 for point, label in ((naive, "naive world"), (noisy, "burst world")):
     plotting.band(ax, point["rank"], by_world(point, "rank_gold"), label=label)
@@ -578,7 +578,7 @@ plotting.show(fig)
 # %% [markdown]
 # ## A law for the fall, and its limits
 #
-# We fit both forms of {eq}`eq-laws` to the mean curve of all worlds, at 25 % label noise. The points of a curve share their pool, so
+# We fit both forms of {eq}`eq-bon-laws` to the mean curve of all worlds, at 25 % label noise. The points of a curve share their pool, so
 # the standard errors of a least-squares fit mean little here: intervals come from resampling worlds.
 
 
@@ -638,7 +638,7 @@ fig, ax = plotting.figure(
     "points and, extended, falls below the lowest gold score that any answer has.",
     caption="Two laws fitted to the measured gain of gold, 25 % label noise. Dashed: beyond "
     "the data. Dotted: the lowest gold score that any burst can have.",
-    name="fig-law",
+    name="fig-bon-law",
 )
 plotting.band(
     ax, np.sqrt(kl), gold[1] - gold[1][:, :1], label="measured", linestyle="none"
@@ -662,7 +662,7 @@ plotting.show(fig)
 # The best-of-n form explains more ($R^2 =$ {glue:text}`r2_bon:.2f`) than the RL form ({glue:text}`r2_rl:.2f`); with clean labels it is
 # {glue:text}`r2_clean:.2f` against {glue:text}`r2_clean_rl:.2f`. With $\alpha =$ {glue:text}`alpha:.2f` and $\beta =$ {glue:text}`beta:.2f` it puts the
 # peak at $d =$ {glue:text}`fitted_peak:.2f`; measured, it is at {glue:text}`measured_peak:.2f`, and the largest residual is
-# {glue:text}`residual:.2f`. The misfit has a pattern. A parabola bends from the start, while {eq}`eq-odds` says that an
+# {glue:text}`residual:.2f`. The misfit has a pattern. A parabola bends from the start, while {eq}`eq-bon-odds` says that an
 # exploit is harmless until its odds take off. To reach the fall at the end, the fit overstates the gain at the beginning: among
 # Gaussian scores with the correlation measured here, $\alpha$ would be at most {glue:text}`gaussian_alpha:.2f`. And the law cannot hold for
 # ever. Beyond {glue:text}`floor_kl:.1f` nats it predicts less than
@@ -703,7 +703,7 @@ fig, ax = plotting.figure(
     "run and from recorded runs on larger machines. The curves rise, peak and fall together.",
     caption="Gold score in the burst world, 25 % label noise: this run, and recorded runs with "
     "their preset and device. Bars: two standard errors over worlds.",
-    name="fig-recorded",
+    name="fig-bon-recorded",
 )
 curves = {f"this run ({run.preset} preset)": summary}
 curves |= {
@@ -933,7 +933,7 @@ claim(
 #   worlds of 6, the interval of the fall with clean labels could reach its bound: luck of single reward models is averaged only by
 #   trying more often. It is now measured on 40 worlds of 5 models each. One of these looks was at the seed first chosen for this
 #   chapter, by mistake; the fall was then 0.89, with an interval from 0.498 to 1.285 around its bound of 0.5. The chapter got a fresh seed.
-# - **What was proved, checked and quoted.** The three theorems are proved above and checked numerically; the laws {eq}`eq-laws` are
+# - **What was proved, checked and quoted.** The three theorems are proved above and checked numerically; the laws {eq}`eq-bon-laws` are
 #   quoted from notes on the paper, and fitted. The paper's abstract was read, not its tables. The bound and the looseness of
 #   the divergence were read in the abstract of {cite:t}`beirami2024theoretical`; the opening of {cite:t}`openai2022measuring` was
 #   read, and the estimate derived here.
@@ -944,7 +944,7 @@ claim(
 # ## Exercises
 #
 # ```{exercise-start} Who wins? (5 minutes)
-# :label: ex-weight
+# :label: ex-bon-weight
 # ```
 # A pool holds five answers with different scores. Three of them are drawn without replacement, and the best of the three is
 # kept. With which probability is it the *second best* of the five? Check with
@@ -953,10 +953,10 @@ claim(
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-weight
+# ```{solution-start} ex-bon-weight
 # :class: dropdown
 # ```
-# It must be drawn, with two of the three below it: $\binom32 / \binom53 = 3/10$. In the notation of {prf:ref}`thm-unbiased` this is $w_4$ at
+# It must be drawn, with two of the three below it: $\binom32 / \binom53 = 3/10$. In the notation of {prf:ref}`thm-bon-unbiased` this is $w_4$ at
 # $N = 5$, $n = 3$.
 
 # %%
@@ -969,7 +969,7 @@ assert math.isclose(rw.best_of_n_weights(5, 3)[3], 0.3)
 
 # %% [markdown]
 # ```{exercise-start} How often does the best of n beat a fresh answer? (20 minutes)
-# :label: ex-win
+# :label: ex-bon-win
 # ```
 # Draw the best of $n$ and, independently, one more answer. Let the *win rate* be the probability that the first has the higher score,
 # plus half the probability of a tie. Show that it is at most $n/(n+1)$, with equality without ties. Write `win_rate(mass, n)` for scores
@@ -979,7 +979,7 @@ assert math.isclose(rw.best_of_n_weights(5, 3)[3], 0.3)
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-win
+# ```{solution-start} ex-bon-win
 # :class: dropdown
 # ```
 # Given that the winner is at a level, it beats a fresh answer with probability $F^- + \frac12 p(\text{level})$, the *middle* of the level's
@@ -1005,17 +1005,17 @@ assert math.isclose(win_rate(np.full(10_000, 1e-4), 4), 4 / 5, rel_tol=1e-6)
 
 # %% [markdown]
 # ```{exercise-start} When to stop (20 minutes)
-# :label: ex-stop
+# :label: ex-bon-stop
 # ```
 # In the model of two kinds, an answer is an exploit with probability 1 in 1000, of gold score $-3$; the proxy's correlation with gold is
 # 0.7 on ordinary answers, and its spread on exploits is $\tau = 2$. At which power of two $n$ is gold highest? First guess from
-# {eq}`eq-odds`: at which score are the odds 1? Then compute it with `experiments.two_mode_curve` and check with
+# {eq}`eq-bon-odds`: at which score are the odds 1? Then compute it with `experiments.two_mode_curve` and check with
 # `exercises.check("rewards/best_of_n/stop", your_n)`. What does making the exploit ten times rarer buy?
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-stop
+# ```{solution-start} ex-bon-stop
 # :class: dropdown
 # ```
 # The odds are 1 at $s^2 = 2 \log\bigl(\tau (1-\varepsilon)/\varepsilon\bigr)/(1 - \tau^{-2})$, here $s \approx 4.5$. Gold turns long before. Near its
@@ -1045,7 +1045,7 @@ glue("stop_rare", best_power(1e-4))
 
 # %% [markdown]
 # ```{exercise-start} A reward model that learned nothing (open)
-# :label: ex-coin
+# :label: ex-bon-coin
 # ```
 # Random scores gain nothing, says the control above. Now train reward models on labels that are coin flips (`noises=(0.5,)`) in the
 # burst world. They know nothing about gold either. Predict what best-of-n with such a model does to gold, then run it. Where does
@@ -1054,10 +1054,10 @@ glue("stop_rare", best_power(1e-4))
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-coin
+# ```{solution-start} ex-bon-coin
 # :class: dropdown
 # ```
-# The model knows nothing, but its scores have a wide spread on bursts, where it extrapolates, and a narrow one elsewhere. By {eq}`eq-odds`
+# The model knows nothing, but its scores have a wide spread on bursts, where it extrapolates, and a narrow one elsewhere. By {eq}`eq-bon-odds`
 # the top of its ranking is full of bursts. A control made of random *scores* is not a control for a random *model*.
 
 # %%
@@ -1085,7 +1085,7 @@ glue("coin_share", 100 * coin_share[-1])
 # %% [markdown]
 # ## Further reading
 #
-# - {cite:t}`gao2023scaling`: how the coefficients of {eq}`eq-laws` depend on the size of the reward model and on its data.
+# - {cite:t}`gao2023scaling`: how the coefficients of {eq}`eq-bon-laws` depend on the size of the reward model and on its data.
 # - {cite:t}`beirami2024theoretical`: more on the divergence, an estimate of it from samples, and win rates.
 # - {cite:t}`openai2022measuring`: best-of-n as a tool for measuring Goodhart's law.
 # - {cite:t}`manheim2018categorizing`: kinds of Goodhart effects, beyond the two met here.

@@ -99,7 +99,7 @@ fig, ax = plotting.figure(
     "five scores it keeps rising.",
     caption="The same reward models, used in two ways: one alone, or the lowest score of five. "
     "Mean and 95 % interval over worlds. One unit is a standard deviation of the gold reward.",
-    name="fig-puzzle",
+    name="fig-ensembles-puzzle",
 )
 plotting.band(ax, COUNTS, gold["clean"]["single"], label="one reward model")
 plotting.band(ax, COUNTS, gold["clean"]["WCO"], label="the harshest of five")
@@ -116,7 +116,7 @@ glue("spread", 100 * found["accuracy"].std(0, ddof=1).mean())
 # %% [markdown]
 # On pairs of ordinary answers the models agree with gold in {glue:text}`accuracy:.0f` % of cases, and from model to model
 # this number varies by {glue:text}`spread:.1f` points only. No model is much better than another. Each of them alone leads
-# astray in {numref}`fig-puzzle`. Yet the *worst* of five opinions is a guide that can be followed much further. Why? And
+# astray in {numref}`fig-ensembles-puzzle`. Yet the *worst* of five opinions is a guide that can be followed much further. Why? And
 # is there a price, or a catch?
 
 # %% [markdown]
@@ -128,7 +128,7 @@ glue("spread", 100 * found["accuracy"].std(0, ddof=1).mean())
 # likelihood $\sigma(r_i(y^+) - r_i(y^-))$.
 #
 # ```{prf:definition} Aggregation
-# :label: def-aggregation
+# :label: def-ensembles-aggregation
 #
 # With $\bar r = \frac1m \sum_i r_i$, the mean, the median, worst-case optimization (WCO) and uncertainty-weighted
 # optimization (UWO) with coefficient $\lambda \ge 0$ score an answer by
@@ -157,14 +157,14 @@ glue("spread", 100 * found["accuracy"].std(0, ddof=1).mean())
 # Split a member's error into a part that all share and a part of its own:
 #
 # ```{math}
-# :label: eq-split
+# :label: eq-ensembles-split
 # r_i(y) = g(y) + s(y) + e_i(y), \qquad i = 1, \dots, m,
 # ```
 #
 # with $g$ the gold reward.
 #
 # ```{prf:theorem} Shared errors pass through
-# :label: thm-shared
+# :label: thm-ensembles-shared
 #
 # Let $A$ be the mean, the median, WCO or UWO with any $\lambda$. Then
 #
@@ -185,14 +185,14 @@ glue("spread", 100 * found["accuracy"].std(0, ddof=1).mean())
 # any two the correlation $\rho$, the error of the mean has the variance
 #
 # ```{math}
-# :label: eq-floor
+# :label: eq-ensembles-floor
 # \sigma^2 \Bigl(\rho + \frac{1-\rho}{m}\Bigr) \;\ge\; \rho\,\sigma^2 ,
 # ```
 #
 # a floor that no number of members gets below.
 #
 # That leaves one question for experiments: on the answers that best-of-n finds, are errors private or shared? In
-# {numref}`fig-puzzle` they seem to be private. The rest of the chapter makes them less so, in three ways: with label noise,
+# {numref}`fig-ensembles-puzzle` they seem to be private. The rest of the chapter makes them less so, in three ways: with label noise,
 # with members that start alike, and with an annotator who is wrong.
 
 # %% [markdown]
@@ -233,7 +233,7 @@ for how in ("mean", "median", "min", "uwo"):
     assert torch.allclose(aggregate(r, how), rewards.aggregate_rewards(r, how))
 
 # %% [markdown]
-# Shared errors pass through, as {prf:ref}`thm-shared` says, and a shift of one member changes what WCO prefers:
+# Shared errors pass through, as {prf:ref}`thm-ensembles-shared` says, and a shift of one member changes what WCO prefers:
 
 # %%
 shared = torch.randn(1000, generator=stream, dtype=torch.float64)
@@ -264,7 +264,7 @@ fig, axes = plotting.figure(
     "score is high and the other's is low.",
     caption="Scores of two members on answers of the first world, in standard deviations. Left: "
     "every member has its own initial weights. Right: all start from one trunk.",
-    name="fig-members",
+    name="fig-ensembles-members",
     ncols=2,
     sharex=True,
     sharey=True,
@@ -331,7 +331,7 @@ fig, axes = plotting.figure(
     "least.",
     caption="Gold reward of the best of $n$. Left: clean labels. Right: a quarter of the labels "
     "flipped. Mean and 95 % interval over worlds.",
-    name="fig-rules",
+    name="fig-ensembles-rules",
     ncols=2,
     sharey=True,
 )
@@ -464,7 +464,7 @@ fig, axes = plotting.figure(
     "large for one member and stays near zero for WCO and UWO. Noisy labels: near one for one member "
     "and the mean, lower for WCO, lowest for UWO with 2.",
     caption="Probability that the best of $n$ is a burst. Mean and 95 % interval over worlds.",
-    name="fig-bursts",
+    name="fig-ensembles-bursts",
     ncols=2,
     sharey=True,
 )
@@ -482,7 +482,7 @@ plotting.show(fig)
 #
 # **Without the exploit.** Take the clean single models and refuse every burst, as a perfect filter would. If bursts are
 # the cause, nothing is left to fall. **Without diversity.** Five copies of one member are an ensemble with no private
-# errors; by {prf:ref}`thm-shared` with $e_i$ equal, every rule must give back the member. **Without error.** If gold itself
+# errors; by {prf:ref}`thm-ensembles-shared` with $e_i$ equal, every rule must give back the member. **Without error.** If gold itself
 # chooses, nothing is overoptimized.
 
 # %%
@@ -525,7 +525,7 @@ fig, ax = plotting.figure(
     "and WCO. Both rise steeply from one to three members and little after five.",
     caption="Gold reward of the best of 4096 against the size of the ensemble, clean labels. Mean and "
     "95 % interval over worlds.",
-    name="fig-size",
+    name="fig-ensembles-size",
 )
 for rule in SIZE_RULES:
     values = np.stack([at_size[size][rule].mean((1, 2)) for size in SIZES], 1)
@@ -607,7 +607,7 @@ fig, axes = plotting.figure(
     "than with 2000.",
     caption="Solid: the annotator is right about all bursts. Dashed: the annotator takes bursts of two "
     "tokens for excellent. Mean and 95 % interval over worlds.",
-    name="fig-herding",
+    name="fig-ensembles-herding",
     ncols=2,
     sharey=True,
 )
@@ -688,7 +688,7 @@ fig, axes = plotting.figure(
     "runs on larger machines.",
     caption="Gold reward of the best of 4096: this run, and recorded runs with their preset and device. "
     "Bars: two standard errors.",
-    name="fig-recorded",
+    name="fig-ensembles-recorded",
     ncols=2,
     sharey=True,
 )
@@ -1016,7 +1016,7 @@ claim(
 # ## Exercises
 #
 # ```{exercise-start} The floor (5 minutes)
-# :label: ex-floor
+# :label: ex-ensembles-floor
 # ```
 # Errors of members have variance 1, and any two have the correlation 0.5. What is the variance of the error of the mean of
 # five members? How many members would bring it to 0.5? Check the first with
@@ -1025,10 +1025,10 @@ claim(
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-floor
+# ```{solution-start} ex-ensembles-floor
 # :class: dropdown
 # ```
-# By {eq}`eq-floor` it is $0.5 + 0.5/5 = 0.6$. No number of members reaches 0.5; it is the limit.
+# By {eq}`eq-ensembles-floor` it is $0.5 + 0.5/5 = 0.6$. No number of members reaches 0.5; it is the limit.
 
 # %%
 exercises.check("rewards/reward_ensembles/floor", 0.5 + 0.5 / 5)
@@ -1042,7 +1042,7 @@ assert abs(correlated.mean(0).var() - 0.6) < 0.02
 
 # %% [markdown]
 # ```{exercise-start} How cautious is cautious enough? (10 minutes)
-# :label: ex-coefficient
+# :label: ex-ensembles-coefficient
 # ```
 # Five members give an honest answer the scores $2, 2, 2, 2, 2$ and a burst the scores $5, 0, 4, -1, 7$. Which of the two do the
 # mean, the median and WCO prefer? From which $\lambda$ on does UWO prefer the honest answer? Check with
@@ -1051,7 +1051,7 @@ assert abs(correlated.mean(0).var() - 0.6) < 0.02
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-coefficient
+# ```{solution-start} ex-ensembles-coefficient
 # :class: dropdown
 # ```
 # The burst has mean 3, median 4 and minimum $-1$: mean and median prefer it, WCO does not. Its variance is
@@ -1069,7 +1069,7 @@ assert rewards.aggregate_rewards(pair, "uwo", 0.12).argmax() == 0
 
 # %% [markdown]
 # ```{exercise-start} Every rule scores the same (25 minutes)
-# :label: ex-order
+# :label: ex-ensembles-order
 # ```
 # Each member wrote a file: the answers, its scores and their gold rewards, *sorted by its own score, best first*. The function below
 # reads the files and ranks the answers by the ensemble. Its output looks plausible: scores fall from the first row to the last. But the
@@ -1113,7 +1113,7 @@ def top_gold(ranker):
 pd.Series(top_gold(rerank_with_a_bug), name="gold of the top 20").round(3)
 
 # %% [markdown]
-# ```{solution-start} ex-order
+# ```{solution-start} ex-ensembles-order
 # :class: dropdown
 # ```
 # Answers and scores are put into the order of the ensemble, and gold stays in the order of the first file. So the gold that is
@@ -1142,7 +1142,7 @@ pd.DataFrame({name: top_gold(ranker) for name, ranker in rankers.items()}).round
 
 # %% [markdown]
 # ```{exercise-start} A rule of your own (open)
-# :label: ex-rule
+# :label: ex-ensembles-rule
 # ```
 # UWO punishes the variance, WCO looks at one member. Try the mean minus the standard deviation, the second-lowest score, or a rule of
 # your own, on the noisy labels. Is it better than UWO with $\lambda = 2$ in the same worlds? Say before you look how large a
@@ -1151,7 +1151,7 @@ pd.DataFrame({name: top_gold(ranker) for name, ranker in rankers.items()}).round
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-rule
+# ```{solution-start} ex-ensembles-rule
 # :class: dropdown
 # ```
 # Two rules against UWO with $\lambda = 2$: gold of the best of 4096, paired by world, for the first five members. We call 0.5 an
@@ -1179,7 +1179,7 @@ pd.Series(
 
 # %% [markdown]
 # Both are milder than the square of the deviation with this coefficient, which on a burst is worth many standard deviations. Neither is an
-# improvement, and by {prf:ref}`thm-shared` no rule that moves along with a common shift can repair the part that members
+# improvement, and by {prf:ref}`thm-ensembles-shared` no rule that moves along with a common shift can repair the part that members
 # share. More promising is to change the members: other data, other labels, other features.
 # ```{solution-end}
 # ```

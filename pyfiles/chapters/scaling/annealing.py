@@ -86,7 +86,7 @@ fig, axes = plotting.figure(
     alt="Left: four learning-rate schedules. Right: loss against step under each. The constant rate stays highest at the "
     "end; under each other schedule the loss drops while the rate falls.",
     caption="Left: schedules. Right: held-out loss of a byte model, mean and 95 % interval over seeds.",
-    name="fig-puzzle",
+    name="fig-anneal-puzzle",
     ncols=2,
 )
 multipliers = annealing.our_schedules(dial.steps, dial.steps // 20)
@@ -102,14 +102,14 @@ axes[1].set(xlabel="step", ylabel="loss (nats per byte)")
 plotting.show(fig)
 
 # %% [markdown]
-# All four runs in {numref}`fig-puzzle` read equally many bytes. The loss falls where the learning rate falls, as if a debt were paid. A law for the curve must
+# All four runs in {numref}`fig-anneal-puzzle` read equally many bytes. The loss falls where the learning rate falls, as if a debt were paid. A law for the curve must
 # know the schedule.
 
 # %% [markdown]
 # ## Theory: two areas
 #
 # ```{prf:definition} The annealing law
-# :label: def-annealing
+# :label: def-anneal-annealing
 #
 # Let $\eta_1, \eta_2, \dots$ be the learning rates, with warm-up counted at the peak. The {term}`forward area` and the {term}`annealing area` after
 # $s$ steps are
@@ -125,7 +125,7 @@ plotting.show(fig)
 # The first two terms say how far the run has come, the last what the falls of the rate have gained. A fall acts with a delay of about $1/(1-\lambda)$ steps.
 #
 # ```{prf:theorem} A constant rate has nothing to anneal
-# :label: thm-constant
+# :label: thm-anneal-constant
 #
 # If $\eta_i$ is constant, $S_2 = 0$ at every step, and $C$ cannot be found from such a run. After a single drop by $\Delta$, $n$ steps later,
 # $S_2 = \Delta\,(1 - \lambda^{n})/(1 - \lambda)$.
@@ -147,7 +147,7 @@ plotting.show(fig)
 # Take least squares with Gaussian inputs of covariance $\mathrm{diag}(\lambda_j)$, labels with noise of variance $\sigma^2$, and SGD with $B$ fresh samples a step.
 #
 # ```{prf:theorem} Second moments of SGD
-# :label: thm-moments
+# :label: thm-anneal-moments
 #
 # Let $\mu_j$ be the mean squared distance to the optimum along mode $j$. Under any schedule
 #
@@ -253,7 +253,7 @@ fig, ax = plotting.figure(
     alt="Mean relative error for six unseen schedules, three laws. The power law of the forward area errs by half a percent "
     "to three percent, the annealing law by one to five thousandths, the multi-power law by less still.",
     caption="Mean relative error over the curve, for six schedules that were not fitted; one point for each of three models.",
-    name="fig-unseen",
+    name="fig-anneal-unseen",
 )
 names = sorted(table.schedule.unique())
 LAWS = {
@@ -351,7 +351,7 @@ fig, axes = plotting.figure(
     alt="Two panels, WSD and 8-1-1: measured loss of the byte model and the curve predicted from the two other schedules, with "
     "and without the annealing term. The prediction without the term misses the final fall.",
     caption="Curves that were not fitted: means over seeds (points), predictions of the annealing law (solid) and of a power law of $S_1$ (dashed).",
-    name="fig-own",
+    name="fig-anneal-own",
     ncols=2,
 )
 flat = scaling.PowerLaw.fit(annealing.forward_columns(seen, rates), starts=1)
@@ -367,7 +367,7 @@ axes[0].legend()
 plotting.show(fig)
 
 # %% [markdown]
-# {numref}`fig-own` shows what the law gets right and what not. It knows that the loss falls with the rate, and it overdraws the fall: the cosine, spread over the run, has time to collect its
+# {numref}`fig-anneal-own` shows what the law gets right and what not. It knows that the loss falls with the rate, and it overdraws the fall: the cosine, spread over the run, has time to collect its
 # whole gain, and late drops have not. So it ranks WSD and 8-1-1 ahead of the cosine, and the runs say the opposite. A memory of a twenty-fourth of the run is too short here. On the
 # mean curve its error is {glue:text}`mean_ratio:.2f` of that of $S_1$ alone.
 #
@@ -412,7 +412,7 @@ glue("shuffled_gain", shuffled_gain)
 # %% [markdown]
 # ## Where a quadratic agrees, and where it cannot
 #
-# The eigenvalues are $j^{-1.2}$, the starts are standard normal, and all losses are exact expectations by {prf:ref}`thm-moments`. First the control: a cosine against a constant rate *of
+# The eigenvalues are $j^{-1.2}$, the starts are standard normal, and all losses are exact expectations by {prf:ref}`thm-anneal-moments`. First the control: a cosine against a constant rate *of
 # equal forward area*, with and without noise.
 
 # %%
@@ -488,7 +488,7 @@ fig, axes = plotting.figure(
     "number of samples, flat without label noise and falling with it.",
     caption="The toy's best peak rate under WSD, mean and 95 % interval over draws. Left: against the batch, at 8192 samples; dotted: slope one. "
     "Right: against the number of samples, batch 4.",
-    name="fig-best",
+    name="fig-anneal-best",
     ncols=2,
 )
 plotting.band(axes[0], BATCHES, np.stack(by_batch), axis=1)
@@ -762,7 +762,7 @@ claim(
 # ## Exercises
 #
 # ```{exercise-start} One drop (5 minutes)
-# :label: ex-drop
+# :label: ex-anneal-drop
 # ```
 # With $\lambda = 0.999$, what is $S_2$ a thousand steps after a single drop of the learning rate by $2 \cdot 10^{-4}$? Check with
 # `exercises.check("scaling/annealing/drop", your_area)`.
@@ -770,10 +770,10 @@ claim(
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-drop
+# ```{solution-start} ex-anneal-drop
 # :class: dropdown
 # ```
-# Use {prf:ref}`thm-constant` with $n = 1000$: about 63 % of the final value $\Delta/(1-\lambda) = 0.2$.
+# Use {prf:ref}`thm-anneal-constant` with $n = 1000$: about 63 % of the final value $\Delta/(1-\lambda) = 0.2$.
 
 # %%
 exercises.check("scaling/annealing/drop", 2e-4 * (1 - 0.999**1000) / (1 - 0.999))
@@ -784,14 +784,14 @@ exercises.check("scaling/annealing/drop", 2e-4 * (1 - 0.999**1000) / (1 - 0.999)
 
 # %% [markdown]
 # ```{exercise-start} The annealing area of a schedule (15 minutes)
-# :label: ex-area
+# :label: ex-anneal-area
 # ```
 # Write `annealing_area(rates, decay)` that returns $S_2$ after the last step. Check with `exercises.check("scaling/annealing/area", annealing_area)`. What does a warm-up do to it?
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-area
+# ```{solution-start} ex-anneal-area
 # :class: dropdown
 # ```
 # A rise of the rate makes the area negative: the law would charge for it. That is why warm-up is counted at the peak.
@@ -815,7 +815,7 @@ assert annealing_area(np.linspace(0.1, 1, 10), 0.9) < 0
 
 # %% [markdown]
 # ```{exercise-start} How long should the decay last? (open)
-# :label: ex-decay
+# :label: ex-anneal-decay
 # ```
 # Take the law fitted to the largest model's three curves. Predict the final loss of WSD schedules of 24 000 steps for decays that last between 1 % and 90 % of the run. Which share is best,
 # and would you believe it?
@@ -823,7 +823,7 @@ assert annealing_area(np.linspace(0.1, 1, 10), 0.9) < 0
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-decay
+# ```{solution-start} ex-anneal-decay
 # :class: dropdown
 # ```
 # Build the schedules, ask the fit's law for the last step, and take the smallest.

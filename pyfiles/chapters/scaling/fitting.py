@@ -128,7 +128,7 @@ fig, ax = plotting.figure(
     "fit to all runs falls below ten.",
     caption="Four readings of the same runs: tokens per parameter at the lowest predicted loss. Band: 95 % bootstrap "
     "interval of the fit to 240 runs. Dotted: the compute of Chinchilla.",
-    name="fig-puzzle",
+    name="fig-fit-puzzle",
 )
 ax.fill_between(budgets, low, high, alpha=0.25, color=plotting.PALETTE[0])
 for name, law, line in (
@@ -146,7 +146,7 @@ ax.legend()
 plotting.show(fig)
 
 # %% [markdown]
-# At Chinchilla's own compute, the dotted line, the four answers of {numref}`fig-puzzle` run from {glue:text}`fewest:.0f` tokens per parameter to
+# At Chinchilla's own compute, the dotted line, the four answers of {numref}`fig-fit-puzzle` run from {glue:text}`fewest:.0f` tokens per parameter to
 # {glue:text}`most:.0f`. None of the differences comes from new data. This chapter takes them apart.
 
 # %% [markdown]
@@ -157,19 +157,19 @@ plotting.show(fig)
 # A model of $N$ parameters trained once on $D$ tokens costs about $C = 6ND$ FLOP. Chinchilla's law for its loss is
 #
 # ```{math}
-# :label: eq-law
+# :label: eq-fit-law
 # L(N, D) = E + \frac{A}{N^{\alpha}} + \frac{B}{D^{\beta}} .
 # ```
 #
 # Put $D = C/(6N)$ and set the derivative by $\ln N$ to zero: at the best size $\alpha A N^{-\alpha} = \beta B D^{-\beta}$, so
 #
 # ```{math}
-# :label: eq-optimum
+# :label: eq-fit-optimum
 # N^*(C) = \Bigl(\frac{\alpha A}{\beta B}\Bigr)^{\frac{1}{\alpha+\beta}} \Bigl(\frac C6\Bigr)^{a},
 # \qquad a = \frac{\beta}{\alpha + \beta} .
 # ```
 #
-# Tokens per parameter grow like $C^{1-2a}$. At $a = 1/2$ the ratio is a constant; {numref}`fig-puzzle` shows what a change of
+# Tokens per parameter grow like $C^{1-2a}$. At $a = 1/2$ the ratio is a constant; {numref}`fig-fit-puzzle` shows what a change of
 # a few hundredths does over eight decades.
 #
 # ### The fit
@@ -177,7 +177,7 @@ plotting.show(fig)
 # {cite:t}`hoffmann2022training` minimize Huber's loss of the logarithms, with a quadratic zone of width $\delta = 10^{-3}$:
 #
 # ```{math}
-# :label: eq-objective
+# :label: eq-fit-objective
 # F = \sum_i \rho_\delta\bigl(\ln \hat L(N_i, D_i) - \ln L_i\bigr), \qquad
 # \rho_\delta(r) = \begin{cases} r^2/2 & |r| \le \delta \\ \delta\,(|r| - \delta/2) & |r| > \delta. \end{cases}
 # ```
@@ -192,9 +192,9 @@ plotting.show(fig)
 # minimum of a parabola through the losses against $\ln N$, the {term}`IsoFLOP profile`.
 #
 # ```{prf:theorem} Approach 2 without noise
-# :label: thm-parabola
+# :label: thm-fit-parabola
 #
-# Let the losses follow {eq}`eq-law` exactly, and let the sizes at each budget be $N^*(C)\,e^{x_j}$ with the same offsets
+# Let the losses follow {eq}`eq-fit-law` exactly, and let the sizes at each budget be $N^*(C)\,e^{x_j}$ with the same offsets
 # $x_j$, symmetric around 0. Then the parabola's minimum lies at $N^*(C)\,e^{s}$ with a shift $s$ that does not depend on
 # $C$: the exponent is exact, the size is off by the factor $e^s$ at every budget. If $\alpha = \beta$ then $s = 0$. For many offsets spread
 # evenly over $[-h, h]$,
@@ -213,7 +213,7 @@ plotting.show(fig)
 #
 # ### What one ratio cannot identify
 #
-# Suppose every run has $D = kN$. With $x = \ln N$, the derivatives of {eq}`eq-law` by $E$, $A$, $B$ are $1$, $e^{-\alpha x}$ and
+# Suppose every run has $D = kN$. With $x = \ln N$, the derivatives of {eq}`eq-fit-law` by $E$, $A$, $B$ are $1$, $e^{-\alpha x}$ and
 # $e^{-\beta x}$. As the gap $\alpha - \beta$ closes, the last two differ by $(\alpha-\beta)\,x e^{-\alpha x}$: the smallest
 # singular value of $J$ falls in proportion to the gap, and the condition number of $J^\top J$ grows like $(\alpha - \beta)^{-2}$. This is the
 # inverse square of {cite:t}`kricheli2026tokens`. Let the exponents be unknown too, and $x e^{-\alpha x}$ and $x e^{-\beta x}$ join. The four
@@ -264,7 +264,7 @@ assert math.isclose(E, squares.params["E"], rel_tol=1e-5)
 assert math.isclose(search.fun, 2 * squares.objective, rel_tol=1e-9)
 
 # %% [markdown]
-# For Huber's loss {eq}`eq-objective` the inner problem is no longer linear, but the projected optimum is an excellent start. One run
+# For Huber's loss {eq}`eq-fit-objective` the inner problem is no longer linear, but the projected optimum is an excellent start. One run
 # of L-BFGS from there reaches what the library reports as the global optimum, provided that two
 # things are done first: measure $N$ and $D$ in units of their geometric means, and multiply the objective, near $10^{-3}$, by a large number. Why the
 # number matters is the subject of a section below.
@@ -319,7 +319,7 @@ fig, ax = plotting.figure(
     "Those of the printed constants lie mostly above zero, near two percent; those of our fit scatter around zero.",
     caption=f"{'Runs' if points.real else 'Generated runs'} of the Chinchilla paper against two sets of constants: "
     "predicted over measured loss. Points as read off its Figure 4 by Besiroglu and others; outliers left out.",
-    name="fig-rounding",
+    name="fig-fit-rounding",
 )
 look = dict(markersize=3, alpha=0.7, linestyle="none")
 for name, law, marker in (
@@ -367,7 +367,7 @@ fig, ax = plotting.figure(
     alt="Sorted final objectives over the optimum, on log axes. Of the runs on the sum about a tenth reach one; none of "
     "the runs on the mean does, and their curve lies above everywhere at the left.",
     caption="Where the starts of the published recipe end, sorted: objective over its global optimum, both as sums.",
-    name="fig-starts",
+    name="fig-fit-starts",
 )
 share = (np.arange(dial.starts) + 1) / dial.starts
 for kind, line in (("sum", "-"), ("mean", "--")):
@@ -435,7 +435,7 @@ fig, axes = plotting.figure(
     "bootstrap of the exponent a, centered near 0.51, with the printed 0.46 at its left edge.",
     caption="Left: the objective with $\\beta$ held, the other four parameters free. Right: bootstrap of the exponent of "
     "the best size. Dashed: the exponent 0.46 of the published approach 3.",
-    name="fig-profile",
+    name="fig-fit-profile",
     ncols=2,
 )
 axes[0].plot(held, 100 * (rise - 1), marker="o", markersize=3)
@@ -562,7 +562,7 @@ fig, ax = plotting.figure(
     alt="Condition number against the gap between exponents on log axes. With one ratio it rises steeply as the gap "
     "closes, by seven decades in all when exponents are unknown; with four ratios it stays flat.",
     caption="Condition number of $J^\\top J$ on a noise-free design of 16 sizes. Thin dashed lines, under the points: powers $-6$ and $-2$ of the gap.",
-    name="fig-condition",
+    name="fig-fit-condition",
 )
 for name, values in conditions.items():
     ax.plot(GAPS, values, marker="o", label=name)
@@ -593,7 +593,7 @@ approaches.round(3).set_index("approach")
 
 # %% [markdown]
 # They agree, within errors, and the parametric law is the least uncertain. The constants as printed gave 0.45. So is the parabola, which needs no
-# optimizer and no law, the safer choice? {prf:ref}`thm-parabola` says what it costs, without any noise. We sample five budgets from $10^{17}$ to
+# optimizer and no law, the safer choice? {prf:ref}`thm-fit-parabola` says what it costs, without any noise. We sample five budgets from $10^{17}$ to
 # $10^{21}$ FLOP, 15 sizes each, and extrapolate to $10^{24}$.
 
 # %%
@@ -621,7 +621,7 @@ fig, ax = plotting.figure(
     "exponents it stays at one; for 0.34 and 0.28 it rises to 1.15; for very unequal ones to two.",
     caption="Noise-free IsoFLOP profiles: the size that approach 2 predicts at $10^{24}$ FLOP over the true one. Dashed: "
     "the leading term of the theorem.",
-    name="fig-parabola",
+    name="fig-fit-parabola",
 )
 for (name, rows), color in zip(parabolas.items(), plotting.PALETTE, strict=False):
     ax.plot(WIDTHS, [r["size"] for r in rows], marker="o", color=color, label=name)
@@ -696,7 +696,7 @@ fig, axes = plotting.figure(
     "recipe to the tuned one. Right: the five exponents, ours and the study's, falling from about 0.85 to 0.5.",
     caption=f"{'IsoFLOP' if isoflop.real else 'Generated IsoFLOP'} points of Porian and others, RefinedWeb. Left: minima of "
     "our parabolas, and our lines. Right: the exponent $a$ at each rung, ours and from the optima of the study.",
-    name="fig-ladder",
+    name="fig-fit-ladder",
     ncols=2,
     width=9.0,
 )
@@ -759,7 +759,7 @@ fig, ax = plotting.figure(
     "a floor lies below it.",
     caption=f"{'Runs' if translation.real else 'Generated runs'} of Bansal and others, 6 encoder and 28 decoder layers, as "
     "tabled by Alabdulmohsin and others: fits to the filled points, judged on the open one.",
-    name="fig-forms",
+    name="fig-fit-forms",
 )
 ax.plot(known.tokens, known.loss, "o", color="0.2")
 ax.plot(held_out.tokens, held_out.loss, "o", color="0.2", fillstyle="none")
@@ -1316,7 +1316,7 @@ claim(
 #   treats runs as independent, though many share a setup.
 # - **Leaving out five runs is a decision**, and it moves $\beta$ by more than its standard error. So would another loss function:
 #   relative squares give other constants above.
-# - **An interval of the fit is not an interval of the future.** It holds if the law holds. At $10^{26}$ FLOP the band of {numref}`fig-puzzle` says
+# - **An interval of the fit is not an interval of the future.** It holds if the law holds. At $10^{26}$ FLOP the band of {numref}`fig-fit-puzzle` says
 #   nothing about whether the form does.
 # - **A small error of the loss hides a large error of the exponent**, because the valley is flat. The reverse is a comfort: a wrong allocation near the
 #   optimum costs little.
@@ -1337,7 +1337,7 @@ claim(
 # ## Exercises
 #
 # ```{exercise-start} How many runs for a narrow interval? (5 minutes)
-# :label: ex-runs
+# :label: ex-fit-runs
 # ```
 # An interval from 240 runs is to become fifty times narrower. How many runs does that take if nothing else changes? Compare with the more than
 # 600,000 that {cite:t}`besiroglu2024chinchilla` name for the intervals first published. Check with
@@ -1346,7 +1346,7 @@ claim(
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-runs
+# ```{solution-start} ex-fit-runs
 # :class: dropdown
 # ```
 # Widths fall like $1/\sqrt n$, so $50^2$ times as many: 600,000.
@@ -1361,16 +1361,16 @@ exercises.check("scaling/fitting/runs", runs_needed)
 
 # %% [markdown]
 # ```{exercise-start} The best size (15 minutes)
-# :label: ex-best
+# :label: ex-fit-best
 # ```
-# Derive {eq}`eq-optimum`. Write `size(law, flops)`, where `law` has the keys E, A, B, alpha and beta, and check it with
+# Derive {eq}`eq-fit-optimum`. Write `size(law, flops)`, where `law` has the keys E, A, B, alpha and beta, and check it with
 # `exercises.check("scaling/fitting/best_size", size)`. How much worse than at the best size is the loss at half and at twice that size, at
 # Chinchilla's compute?
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-best
+# ```{solution-start} ex-fit-best
 # :class: dropdown
 # ```
 # With $D = C/(6N)$, $\partial L/\partial \ln N = -\alpha A N^{-\alpha} + \beta B D^{-\beta}$. Set it to zero and solve for $N$.
@@ -1393,16 +1393,16 @@ glue("twice", 100 * cost[2])
 
 # %% [markdown]
 # ```{exercise-start} Predict a bias (20 minutes)
-# :label: ex-bias
+# :label: ex-fit-bias
 # ```
-# By {prf:ref}`thm-parabola`, by how much does approach 2 shift $\ln N^*$ for $\alpha = 0.4655$, $\beta = 0.1545$ and sizes from an eighth to eight times the
+# By {prf:ref}`thm-fit-parabola`, by how much does approach 2 shift $\ln N^*$ for $\alpha = 0.4655$, $\beta = 0.1545$ and sizes from an eighth to eight times the
 # best? Check the leading term with `exercises.check("scaling/fitting/bias", your_shift)`, then compare with `experiments.approach_two_bias` at 15 and
 # at 1001 sizes.
 # ```{exercise-end}
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-bias
+# ```{solution-start} ex-fit-bias
 # :class: dropdown
 # ```
 # $(0.4655 - 0.1545)\,(\ln 8)^2/10$. With few sizes the outermost weigh more, and the shift is larger.
@@ -1426,7 +1426,7 @@ pd.Series(
 
 # %% [markdown]
 # ```{exercise-start} Plan an experiment (open)
-# :label: ex-plan
+# :label: ex-fit-plan
 # ```
 # You may train 48 models with parameters from $10^8$ to $10^{10}$. Choose the ratios of tokens to parameters so that the exponent $a$ is known
 # as well as possible, at a noise of 0.5 %. Use the covariance that a fit reports, and compare your design with 16 sizes at three ratios.
@@ -1434,7 +1434,7 @@ pd.Series(
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-plan
+# ```{solution-start} ex-fit-plan
 # :class: dropdown
 # ```
 # Ratios far apart make the two terms move separately. Below: the standard error of $a$ for three ratios at growing distances. A wide design costs more compute;

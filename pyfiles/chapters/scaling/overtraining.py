@@ -83,7 +83,7 @@ fig, ax = plotting.figure(
     "multipliers. The lines are parallel; those of larger multipliers lie higher.",
     caption="Each line joins models of four sizes at one number of tokens for each parameter. Points: runs on "
     "RedPajama; lines: the law fitted to all of them.",
-    name="fig-parallel",
+    name="fig-overtrain-parallel",
 )
 colors = plotting.shades(len(lines))
 for color, multiplier in zip(colors, lines.multiplier, strict=True):
@@ -104,7 +104,7 @@ ax.legend(title="tokens per parameter", ncols=2)
 plotting.show(fig)
 
 # %% [markdown]
-# The lines in {numref}`fig-parallel` are nearly parallel. Training too long costs a factor, the same at every scale,
+# The lines in {numref}`fig-overtrain-parallel` are nearly parallel. Training too long costs a factor, the same at every scale,
 # and not an exponent. Why should that be so, and how far may one trust it?
 
 # %% [markdown]
@@ -118,7 +118,7 @@ plotting.show(fig)
 # $$
 #
 # ```{prf:theorem} Over-training keeps the exponent
-# :label: thm-overtraining
+# :label: thm-overtrain-overtraining
 #
 # The loss above its floor is, at every fixed $M$, a power of $C$ with one exponent that does not depend on $M$, if and
 # only if $\alpha = \beta$. With $\eta = \alpha/2$, $a = A\,6^{\eta}$ and $b = B\,6^{\eta}$ it is then
@@ -138,7 +138,7 @@ plotting.show(fig)
 # $\tfrac12\bigl(32^{\eta} + 32^{-\eta}\bigr)$ on its reducible loss, about 12 %.
 #
 # ```{prf:definition} Downstream error
-# :label: def-downstream
+# :label: def-overtrain-downstream
 #
 # The paper relates the error on tasks to the loss by
 #
@@ -223,7 +223,7 @@ fig, ax = plotting.figure(
     "small runs. Five of six lie below two percent; the 6.9-billion model on C4 is missed by more than four.",
     caption="Miss of the predicted loss for the held-out runs. Circles: the paper's five runs; squares: all runs below "
     "a billion parameters. Dotted: two percent.",
-    name="fig-misses",
+    name="fig-overtrain-misses",
 )
 labels = [
     f"{NAMES[row.dataset]}\n{row.params / 1e9:.1f} B, {row.multiplier:g}"
@@ -241,7 +241,7 @@ plotting.show(fig)
 
 # %% [markdown]
 # On RedPajama the recipe works as the paper says, to the printed digit. On C4 the same recipe misses the largest model by more
-# than twice the two percent that a planner might tolerate, and {numref}`fig-misses` shows that more small runs do not repair it: that
+# than twice the two percent that a planner might tolerate, and {numref}`fig-overtrain-misses` shows that more small runs do not repair it: that
 # run ended *below* what any smaller run foretold. One training set cannot tell whether a law is reliable.
 
 # %%
@@ -256,7 +256,7 @@ c4_miss = 100 * rows_of.loc["c4_original", "loss_miss"].to_numpy()
 # %% [markdown]
 # ### Is it one exponent?
 #
-# {prf:ref}`thm-overtraining` needs $\alpha = \beta$. Fit Chinchilla's law with both exponents free to all small runs of each set, and
+# {prf:ref}`thm-overtrain-overtraining` needs $\alpha = \beta$. Fit Chinchilla's law with both exponents free to all small runs of each set, and
 # compare slopes at $M = 5$ and $M = 80$ directly.
 
 # %%
@@ -296,7 +296,7 @@ fig, ax = plotting.figure(
     alt="Exponent of compute against tokens per parameter for three training sets. The curves are flat from "
     "ten tokens per parameter on and differ at five.",
     caption="Exponent of the loss above its floor, by token multiplier, for three training sets.",
-    name="fig-exponents",
+    name="fig-overtrain-exponents",
 )
 for name, one in slopes.items():
     ax.plot(one.index, one, marker="o", label=NAMES[name])
@@ -513,13 +513,13 @@ claim(
 # - **What changed after the first look:** the misses of all six runs were seen before the claim cells were written. The bounds of two percent and 0.03 come from this
 #   book's plan, which is older; the expected verdicts were set with the numbers in view.
 # - **What was checked against the source:** the two laws, the recipe and the printed misses come from the paper's published notebook through notes; the abstract was read.
-#   {prf:ref}`thm-overtraining` is proved here. Section and equation numbers are quoted from notes.
+#   {prf:ref}`thm-overtrain-overtraining` is proved here. Section and equation numbers are quoted from notes.
 
 # %% [markdown]
 # ## Exercises
 #
 # ```{exercise-start} The price of patience (5 minutes)
-# :label: ex-price
+# :label: ex-overtrain-price
 # ```
 # With $\eta = 0.14$, by what factor does the loss above its floor grow when a model is trained at 32 times the compute-optimal multiplier, with the
 # same compute? Check with `exercises.check("scaling/overtraining/price", your_factor)`.
@@ -527,7 +527,7 @@ claim(
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-price
+# ```{solution-start} ex-overtrain-price
 # :class: dropdown
 # ```
 # At $M = s M^*$ the bracket $a M^\eta + b M^{-\eta}$ equals $\sqrt{ab}\,(s^\eta + s^{-\eta})$, since $a M^{*\eta} = b M^{*-\eta} = \sqrt{ab}$. Divide by its value at $s = 1$.
@@ -541,7 +541,7 @@ exercises.check("scaling/overtraining/price", (32**0.14 + 32**-0.14) / 2)
 
 # %% [markdown]
 # ```{exercise-start} The best multiplier (15 minutes)
-# :label: ex-multiplier
+# :label: ex-overtrain-multiplier
 # ```
 # Write a function `best_multiplier(a, b, eta)` that returns the compute-optimal number of tokens per parameter. Check with
 # `exercises.check("scaling/overtraining/multiplier", best_multiplier)`, and compare with `scaling.compute_optimal`.
@@ -549,7 +549,7 @@ exercises.check("scaling/overtraining/price", (32**0.14 + 32**-0.14) / 2)
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-multiplier
+# ```{solution-start} ex-overtrain-multiplier
 # :class: dropdown
 # ```
 # The derivative of $aM^\eta + bM^{-\eta}$ vanishes at $M^{2\eta} = b/a$.
@@ -571,7 +571,7 @@ assert math.isclose(plan.tokens / plan.params, found, rel_tol=1e-3)
 
 # %% [markdown]
 # ```{exercise-start} Which five runs? (open)
-# :label: ex-five
+# :label: ex-overtrain-five
 # ```
 # The recipe uses four models at 20 tokens per parameter and one at 320. Choose another five of the runs below a billion parameters and predict the same
 # two large runs on RedPajama. How much does the miss depend on the choice?
@@ -579,7 +579,7 @@ assert math.isclose(plan.tokens / plan.params, found, rel_tol=1e-3)
 # ```
 
 # %% [markdown]
-# ```{solution-start} ex-five
+# ```{solution-start} ex-overtrain-five
 # :class: dropdown
 # ```
 # Draw five runs at random, at least three sizes among them, and look at the spread of the largest miss.

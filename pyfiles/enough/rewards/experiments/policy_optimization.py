@@ -48,7 +48,7 @@ __all__ = [
     "text_policy_point",
 ]
 
-_WORLDS = {"burst": BURST_WORLD, "bonus": WorldConfig(annotator_bonus=0.6)}
+_WORLDS = {"burst": BURST_WORLD, "bonus": WorldConfig(annotator_bonus=1.0)}
 _AGGREGATED = ("mean", "median", "min", "uwo")
 _REFERENCE = 4096  # answers that set zero and unit of the reward models
 _PATCH = -3.0  # what "patched" pays for a burst
@@ -91,7 +91,7 @@ def policy_search_point(
     noise : float, default 0.25
         Fraction of labels turned around.
     world : {"burst", "bonus"}, default "burst"
-        `BURST_WORLD`, or the same with an annotator who adds 0.6 for every token 0.
+        `BURST_WORLD`, or the same with an annotator who adds 1 for every token 0.
     trunk : {"own", "shared"}, default "own"
         Whether members of the ensemble start from trunks of their own or from a common one.
         The first member is the same in both.
