@@ -261,7 +261,8 @@ def test_a_phone_needs_no_sideways_scrolling(browser, address, name):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_mathematics_is_typeset_and_solutions_open(browser, address, name):
     with _Look(browser, address, name) as look:
-        look.page.wait_for_selector("mjx-container", timeout=10_000)
+        # the first formula may stand in the folded table of contents
+        look.page.wait_for_selector("article mjx-container", timeout=10_000)
         assert look.page.locator("mjx-merror").count() == 0
         assert look.page.locator("figure img").count() >= 1
         summary = look.page.locator(
