@@ -190,6 +190,10 @@ MEMBER = np.array([[True, False], [False, True], [True, False], [False, True]])
             lambda: subset_influence(MEMBER[:3], np.zeros((3, 1))),
             "membership: expected every example in at least 2 subsets",
         ),
+        (
+            lambda: subset_influence(MEMBER | [[False], [False], [True], [True]], np.zeros((4, 1))),
+            "got one that is on one side 1",
+        ),
         (lambda: random_subsets(1, 3), "n_samples: expected a number >= 2"),
         (lambda: random_subsets(5, 3, 1.0), "share: expected a number < 1"),
         (

@@ -118,3 +118,19 @@ def test_approach_two_is_biased_where_the_exponents_differ():
     base = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
     assert 1.0 < factor(base, 2) < factor(base, 8) < factor(base, 100)
     assert factor({**base, "beta": 0.34}, 100) == pytest.approx(1.0, abs=1e-9)
+
+
+class _OneSided:
+    """A law that always asks for more parameters, or always for fewer."""
+
+    def __init__(self, sign):
+        self.params, self.sign = {}, sign
+
+    def predict(self, data):
+        return np.asarray(data["params"], dtype=float) ** self.sign
+
+
+@pytest.mark.parametrize("sign", [-0.1, 0.1])
+def test_a_law_without_a_best_size_is_refused(sign):
+    with pytest.raises(ValueError, match="expected a law with a best size inside the budget"):
+        compute_optimal(_OneSided(sign), 1e18)

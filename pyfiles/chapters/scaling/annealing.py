@@ -748,7 +748,7 @@ claim(
 # - **One curve is not enough.** A cosine alone leaves $\alpha$ and $C$ to trade against each other. Curves of different kinds, not more points of one, pin them down.
 # - **Three model sizes of one family** are no sample of models; intervals over them show spread, not confidence. The eighteen curves of the paired comparison share fits.
 # - **Our runs are short.** Eight hundred steps of Adam on a small network; $\lambda$ was carried over by a rule, not fitted, and $L_0$ and $\alpha$ are barely determined over one decade of $S_1$.
-# - **The toy's horizon exponent depends on the toy.** At the development seed, spectra that fall faster ($j^{-1.5}$, $j^{-2}$) gave exponents near $-0.05$ and $-0.1$ with the same noise. The agreement
+# - **The toy's horizon exponent depends on the toy.** While the chapter was written, spectra that fall faster ($j^{-1.5}$, $j^{-2}$) gave exponents much closer to zero with the same noise. The agreement
 #   with label noise shows that such an exponent *can* come from noise alone, and not that it is where the language models' comes from. A spectrum with a heavy tail and unit noise was chosen
 #   because there the batches of 1 to 16 lie below the critical one.
 # - **What changed after the first look:** the claim on the horizon with label noise was added once the plan's toy, which has none to speak of, was seen to fail; its bound is the plan's. The peak rate of the byte

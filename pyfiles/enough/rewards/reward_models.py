@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from enough.models import MLP
-from enough.rewards.preferences import bradley_terry_loss
+from enough.rewards.pair_training import train_on_pairs
 from enough.rewards.worlds import fold_leading
 from enough.runtime import chunks, named_generator
 from enough.runtime.validation import check_integer, check_number, check_tensor
 from enough.training import Ensemble
+from enough.training.chunk_training import order_generator
 
 __all__ = ["RewardModels", "independent_members", "member_correlation", "shared_trunk"]
 
@@ -210,31 +211,34 @@ class RewardModels:
             mode="stacked",
             device=chosen.device if self.device is None else self.device,
         )
-        pairs = torch.stack([chosen, rejected], 2)
-        self.ensemble_.fit(
-            pairs.repeat(len(self.members), 1, 1, 1),
-            loss=self._loss,
-            optimizer="adamw",
-            lr=self.lr,
-            weight_decay=self.weight_decay,
+        device, dtype = self.ensemble_.device, self.ensemble_.dtype
+        self._state = self.ensemble_.state_dict()
+        train_on_pairs(
+            self._state,
+            torch.stack([chosen, rejected], 2).to(device, dtype),
+            [order_generator(self.seed, member) for member in range(self.ensemble_.size)],
             steps=self.steps,
             batch_size=self.batch_size,
-            per_member=True,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            centering=self.centering,
             progress=progress,
-            label="reward models",
         )
+        self.ensemble_.load_state_dict(self._state)
         self._n_worlds = n_worlds
-        self._module, self._state = self.ensemble_.member(0), self.ensemble_.state_dict()
+        self._module = self.ensemble_.member(0)
         self.mean_ = self.std_ = None
         return self
 
-    def predict(self, features: Tensor) -> Tensor:
+    def predict(self, features: Tensor, *, members: Sequence[int] | None = None) -> Tensor:
         """Compute raw rewards.
 
         Parameters
         ----------
         features : torch.Tensor, shape (..., W, N, F)
             Answers of every world.
+        members : sequence of int, optional
+            Which members to ask, by number. Default: all M.
 
         Returns
         -------
@@ -244,7 +248,7 @@ class RewardModels:
         Raises
         ------
         ValueError
-            If the models are not fitted or the shape is another.
+            If the models are not fitted, the shape is another, or there is no such member.
         """
         if not hasattr(self, "ensemble_"):
             raise ValueError("RewardModels: expected a call of fit() before, got none")
@@ -254,15 +258,19 @@ class RewardModels:
             raise ValueError(
                 f"features: expected shape (..., {self._n_worlds}, N, {n_features}), got {shape}"
             )
+        state, asked = self._state, self._asked(members)
+        if members is not None:
+            rows = [m * self._n_worlds + w for m in asked for w in range(self._n_worlds)]
+            state = {name: value[rows] for name, value in state.items()}
         answers, unfold = fold_leading(features.to(self.ensemble_.device, self.ensemble_.dtype))
-        each = 4.0 * 3 * self.ensemble_.size * max(self.widths, default=1)
+        each = 4.0 * 3 * len(asked) * self._n_worlds * max(self.widths, default=1)
         parts = []
         with torch.no_grad():
             for part in chunks(answers.shape[1], each, _SLICE_BYTES):
-                rows = answers[:, part].repeat(len(self.members), 1, 1)
-                parts.append(self._module.stacked_forward(self._state, {}, rows).squeeze(-1))
+                rows = answers[:, part].repeat(len(asked), 1, 1)
+                parts.append(self._module.stacked_forward(state, {}, rows).squeeze(-1))
         rewards = torch.cat(parts, 1).to(features.device)
-        return unfold(rewards.unflatten(0, (len(self.members), self._n_worlds)))
+        return unfold(rewards.unflatten(0, (len(asked), self._n_worlds)))
 
     def normalize(self, reference: Tensor) -> RewardModels:
         """Set zero and unit of every member from answers of the reference policy.
@@ -287,13 +295,15 @@ class RewardModels:
         self._set_normalization(self.predict(reference))
         return self
 
-    def score(self, features: Tensor) -> Tensor:
+    def score(self, features: Tensor, *, members: Sequence[int] | None = None) -> Tensor:
         """Compute rewards in units of the reference policy.
 
         Parameters
         ----------
         features : torch.Tensor, shape (..., W, N, F)
             Answers of every world.
+        members : sequence of int, optional
+            Which members to ask, by number. Default: all M.
 
         Returns
         -------
@@ -303,12 +313,12 @@ class RewardModels:
         Raises
         ------
         ValueError
-            If `normalize` was not called or the shape is another.
+            If `normalize` was not called, the shape is another, or there is no such member.
         """
-        rewards = self.predict(features)
+        rewards = self.predict(features, members=members)
         if self.mean_ is None:
             raise ValueError("RewardModels: expected a call of normalize() before score()")
-        return self._in_units(rewards)
+        return self._in_units(rewards, members)
 
     def normalize_score(self, reference: Tensor) -> Tensor:
         """Do `normalize` and `score` on the same answers, with one pass over them.
@@ -332,10 +342,19 @@ class RewardModels:
         self._set_normalization(rewards)
         return self._in_units(rewards)
 
-    def _in_units(self, rewards: Tensor) -> Tensor:
-        middle = (1,) * (rewards.ndim - 3)
-        mean = self.mean_.view(len(self.members), *middle, self._n_worlds, 1)
-        return (rewards - mean) / self.std_.view_as(mean)
+    def _asked(self, members: Sequence[int] | None) -> list[int]:
+        last = len(self.members) - 1
+        if members is None:
+            return list(range(last + 1))
+        asked = [check_integer(m, "members", minimum=0, maximum=last) for m in members]
+        if not asked:
+            raise ValueError("members: expected at least one member, got none")
+        return asked
+
+    def _in_units(self, rewards: Tensor, members: Sequence[int] | None = None) -> Tensor:
+        shape = (-1, *[1] * (rewards.ndim - 3), self._n_worlds, 1)
+        asked = self._asked(members)
+        return (rewards - self.mean_[asked].view(shape)) / self.std_[asked].view(shape)
 
     def _set_normalization(self, rewards: Tensor) -> None:
         if rewards.ndim > 3 or rewards.shape[-1] < 2:
@@ -347,10 +366,6 @@ class RewardModels:
         if not bool((std > 0).all()):
             raise ValueError("reference: expected answers that every member tells apart")
         self.mean_, self.std_ = rewards.mean(-1), std
-
-    def _loss(self, rewards: Tensor) -> Tensor:
-        chosen, rejected = rewards.squeeze(-1).unbind(-1)
-        return bradley_terry_loss(chosen, rejected, centering=self.centering)
 
     def _build(self, world: int, trunk: int, head: int, n_features: int) -> nn.Module:
         widths = [n_features, *self.widths, 1]

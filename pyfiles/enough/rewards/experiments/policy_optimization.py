@@ -142,7 +142,8 @@ def policy_search_point(
     for name, beta in arms:
         check_choice(name, "arms", known)
         check_number(beta, "arms", minimum=0.0)
-    token_worlds = TokenWorlds(worlds, seed=seed, config=_WORLDS[world], device=device)
+    worlds = check_integer(worlds, "worlds", minimum=1)
+    token_worlds = _token_worlds(_WORLDS[world], worlds, seed, str(resolve_device(device)))
     config = token_worlds.config
     reward = _arm_rewards(
         [name for name, _ in arms], token_worlds, trunk, n_pairs, noise, members, coefficient
@@ -225,7 +226,8 @@ def exploit_point(
         If an argument is out of range.
     """
     answers = check_integer(answers, "answers", minimum=1)
-    token_worlds = TokenWorlds(worlds, seed=seed, device=device)
+    worlds = check_integer(worlds, "worlds", minimum=1)
+    token_worlds = _token_worlds(BURST_WORLD, worlds, seed, str(resolve_device(device)))
     seeds = independent_members(check_integer(members, "members", minimum=1))
     place = (token_worlds.config, worlds, seed, str(token_worlds.device))
     models = _reward_models(*place, tuple(seeds), n_pairs, noise)
@@ -283,7 +285,8 @@ def scored_pool_point(
     ValueError
         If an argument is out of range.
     """
-    token_worlds = TokenWorlds(worlds, seed=seed, device=device)
+    worlds = check_integer(worlds, "worlds", minimum=1)
+    token_worlds = _token_worlds(BURST_WORLD, worlds, seed, str(resolve_device(device)))
     seeds = independent_members(check_integer(members, "members", minimum=1))
     place = (token_worlds.config, worlds, seed, str(token_worlds.device))
     models = _reward_models(*place, tuple(seeds), n_pairs, noise)
@@ -676,6 +679,12 @@ def text_policy_point(
 
 
 @lru_cache(maxsize=8)
+def _token_worlds(config: WorldConfig, worlds: int, seed: int, device: str) -> TokenWorlds:
+    """Return worlds; the last few are kept, since it takes long to set zero and unit of gold."""
+    return TokenWorlds(worlds, seed=seed, config=config, device=device)
+
+
+@lru_cache(maxsize=8)
 def _reward_models(
     config: WorldConfig,
     worlds: int,
@@ -689,7 +698,7 @@ def _reward_models(
 
     The last few are kept, so that points with the same labels need not train them again.
     """
-    token_worlds = TokenWorlds(worlds, seed=seed, config=config, device=device)
+    token_worlds = _token_worlds(config, worlds, seed, device)
     pairs = token_worlds.preferences(n_pairs, noise=noise)
     models = RewardModels(members, seed=seed)
     models.fit(pairs.chosen, pairs.rejected, progress=False)
@@ -707,22 +716,26 @@ def _arm_rewards(
 ) -> Callable[[Tensor], Tensor]:
     """Return the reward of answers (arms, worlds, N, length), arm by arm."""
     oracle = [i for i, name in enumerate(names) if name == "oracle"]
-    learned = [i for i, name in enumerate(names) if name != "oracle"]
+    asked: dict[tuple[int, ...], list[int]] = {}  # arms by the members that they ask
+    for i, name in enumerate(names):
+        if name in _AGGREGATED:
+            asked.setdefault(tuple(range(members)), []).append(i)
+        elif name != "oracle":
+            first = int(name.removeprefix("member ")) if name.startswith("member ") else 0
+            asked.setdefault((first,), []).append(i)
     seeds = tuple(independent_members(members) if trunk == "own" else shared_trunk(members))
     models = None
-    if learned:
+    if asked:
         place = (worlds.config, worlds.n_worlds, worlds.seed, str(worlds.device))
         models = _reward_models(*place, seeds, n_pairs, noise)
 
     def combine(name: str, scores: Tensor, features: Tensor) -> Tensor:
         if name in _AGGREGATED:
             return aggregate_rewards(scores, name, coefficient)
-        if name.startswith("member "):
-            return scores[int(name.removeprefix("member "))]
         if name == "patched":
             return torch.where(worlds.bursts(features) > 0, _PATCH, scores[0])
         if name == "copies":
-            return aggregate_rewards(scores[:1].expand_as(scores), "min")
+            return aggregate_rewards(scores.expand(members, *scores.shape[1:]), "min")
         return scores[0]
 
     def reward(tokens: Tensor) -> Tensor:
@@ -730,9 +743,9 @@ def _arm_rewards(
         value = features.new_empty(features.shape[:-1])
         if oracle:
             value[oracle] = worlds.gold(features[oracle])
-        if learned:
-            scores = models.score(features[learned])
-            for k, i in enumerate(learned):
+        for who, arms in asked.items():
+            scores = models.score(features[arms], members=who)
+            for k, i in enumerate(arms):
                 value[i] = combine(names[i], scores[:, k], features[i])
         return value
 
