@@ -123,6 +123,19 @@ def test_byte_models_learn_a_text_whose_entropy_is_known(corpus):
     assert measuring.unigram_entropy(corpus) == pytest.approx(math.log(4), abs=0.02)
 
 
+def test_members_are_measured_on_text_of_their_own(tmp_path):
+    """Models of a biased coin agree, so that only the share of heads in their text differs."""
+    flips = np.random.default_rng(0).random(20_000) < 0.1
+    path = tmp_path / "coin.txt"
+    path.write_bytes(bytes((97 + flips).tolist()))
+    setting = dict(source=str(path), embedding=4, lr=3e-2) | TINY | {"members": 4}
+    setting["steps"] = 300
+    few = measuring.byte_point(4, **setting | {"evaluation": 30})["loss"]
+    many = measuring.byte_point(4, **setting | {"evaluation": 3000})["loss"]
+    assert np.std(many, ddof=1) < 0.03 < np.std(few, ddof=1)  # 0.12 / sqrt(100) and 0.12
+    assert np.allclose(many, special.entr([0.1, 0.9]).sum(), atol=0.05)
+
+
 def test_transformers_go_through_the_same_function(corpus):
     found = measuring.byte_point(
         16, kind="transformer", layers=2, source=corpus, lr=1e-2, **TINY | {"context": 8}
@@ -253,6 +266,19 @@ def test_shuffled_losses_explain_less_and_the_order_explains_all():
     assert shuffled.mean() < 0.6
     assert (shuffled >= 0).all()
     assert (shuffled < 1).all()
+
+
+def test_the_explained_share_is_that_of_the_fitted_law():
+    """Against the fit itself, where the best law is no corner of its region."""
+    x = np.geomspace(1, 100, 7)
+    loss = (1 + x**-0.4) * np.exp(0.02 * np.random.default_rng(1).normal(size=7))
+    fit, _ = measuring.power_fit(x, loss)
+    y = np.log(loss)
+    expected = 1 - np.square(y - np.log(fit.loss)).sum() / np.square(y - y.mean()).sum()
+    found, shuffled = measuring.shuffled_explained(x, loss, permutations=0)
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert shuffled.shape == (0,)
+    assert measuring.shuffled_explained(x, loss[::-1], permutations=0)[0] == 0.0
 
 
 def test_extrapolate_tells_a_power_law_from_an_exponential():

@@ -181,14 +181,15 @@ def byte_point(
     batch: int = 256,
     lr: float = 4e-3,
     members: int = 4,
-    evaluation: int = 20_000,
+    evaluation: int = 10_000,
     seed: int = 0,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Train byte models of one size as one batch and measure them on held-out files.
 
-    Every member has its own windows, the same at every width, so that widths are compared on the
-    same data. No window is used twice.
+    Every member has its own windows to learn from and to be measured on, the same at every width,
+    so that widths are compared on the same data and the spread over members holds the noise of
+    both. No window is learned from twice.
 
     Parameters
     ----------
@@ -214,8 +215,8 @@ def byte_point(
         Peak learning rate.
     members : int, default 4
         Models E.
-    evaluation : int, default 20000
-        Held-out windows, shared by members and widths.
+    evaluation : int, default 10000
+        Held-out windows of each member.
     seed : int, default 0
         Seed of data and weights.
     device : str, default "cpu"
@@ -235,20 +236,13 @@ def byte_point(
     check_choice(kind, "kind", ("mlp", "transformer"))
     width = check_integer(width, "width", minimum=1)
     corpus, shuffled = _corpus(source), source == "shuffled"
-    train = torch.stack(
-        [
-            _windows(
-                corpus.train,
-                steps * batch,
-                context,
-                shuffled,
-                named_generator(seed, "train", source, i),
-            )
-            for i in range(members)
-        ]
-    )
-    stream = named_generator(seed, "held out", source)
-    test = _windows(corpus.validation, evaluation, context, shuffled, stream)
+
+    def windows(part: Tensor, count: int, name: str) -> Tensor:
+        streams = [named_generator(seed, name, source, i) for i in range(members)]
+        return torch.stack([_windows(part, count, context, shuffled, s) for s in streams])
+
+    train = windows(corpus.train, steps * batch, "train")
+    test = windows(corpus.validation, evaluation, "held out")
     if kind == "mlp":
         inputs, targets = train[..., :-1], train[..., -1]
         loss: Any = "cross_entropy"
@@ -288,18 +282,18 @@ def byte_point(
         per_member=True,
         progress=False,
     )
-    aim = test[:, -1:] if kind == "mlp" else test[:, 1:]
+    aim = test[..., -1:] if kind == "mlp" else test[..., 1:]
     total = torch.zeros(members, dtype=torch.float64)
-    for part, goal in zip(test[:, :-1].split(2000), aim.split(2000), strict=True):
-        logits = ensemble.predict(part, per_member=False).float()
-        nll = -logits.log_softmax(-1).reshape(members, -1, SYMBOLS)
-        total += nll.gather(-1, goal.flatten().expand(members, -1)[..., None]).double().sum((1, 2))
+    for part, goal in zip(test[..., :-1].split(2000, 1), aim.split(2000, 1), strict=True):
+        logits = ensemble.predict(part, per_member=True).float().reshape(-1, SYMBOLS)
+        nll = F.cross_entropy(logits, goal.flatten(), reduction="none")
+        total += nll.reshape(members, -1).double().sum(1)
     first = ensemble.member(0)
     size = sum(p.numel() for name, p in first.named_parameters() if "embedding" not in name)
     return {
         "params": size,
         "tokens": steps * batch * targets[0, 0].numel(),
-        "loss": (total / aim.numel()).tolist(),
+        "loss": (total / aim[0].numel()).tolist(),
     }
 
 
@@ -443,6 +437,7 @@ def digits_errors(
     networks: int = 12,
     width: int = 64,
     steps: int = 400,
+    lr: float = 1e-2,
     shuffled: bool = False,
     seed: int = 0,
     device: str = "cpu",
@@ -464,6 +459,8 @@ def digits_errors(
         Hidden units of the perceptron.
     steps : int, default 400
         Updates of Adam, at most 64 images each.
+    lr : float, default 1e-2
+        Peak learning rate; it falls linearly to zero.
     shuffled : bool, default False
         Permute all labels.
     seed : int, default 0
@@ -509,7 +506,7 @@ def digits_errors(
             device=device,
         )  # fmt: skip
         ensemble.fit(
-            inputs[:, :n], labels[:, :n], lr=3e-3, steps=steps, batch_size=min(n, 64),
+            inputs[:, :n], labels[:, :n], lr=lr, steps=steps, batch_size=min(n, 64),
             schedule=schedules.linear(steps), per_member=True, progress=False,
         )  # fmt: skip
         guess = ensemble.predict(inputs[:, most:], per_member=True).argmax(-1)
@@ -854,17 +851,33 @@ def shuffled_explained(
     shuffled : numpy.ndarray, shape (permutations,)
         The same with the losses permuted.
     """
-    loss = np.asarray(loss, dtype=np.float64)
+    x, loss = (np.asarray(v, dtype=np.float64) for v in (x, loss))
     rng = np.random.default_rng(derive_seed(seed, "shuffled losses"))
+    shuffled = [rng.permutation(loss) for _ in range(permutations)]
+    share = _law_explains(x, np.stack([loss, *shuffled]))
+    return float(share[0]), share[1:]
 
-    def explained(values: np.ndarray) -> float:
-        fit, _ = power_fit(x, values, starts=1)
-        # A constant is a law with A = 0, which the fit approaches and never takes.
-        return max(0.0, _explained(np.log(values), np.log(fit.loss)))
 
-    return explained(loss), np.array(
-        [explained(rng.permutation(loss)) for _ in range(permutations)]
-    )
+def _law_explains(x: np.ndarray, losses: np.ndarray, alphas: int = 1000) -> np.ndarray:
+    """Share of the variance of each row's logarithm that E + A x^-alpha explains, E and A >= 0.
+
+    A search over alpha, with E and A by least squares of the relative errors. Many starts of a
+    fit would creep here: the best law for shuffled losses is often a constant.
+    """
+    y = np.log(losses)
+    total = np.square(y - y.mean(1, keepdims=True)).sum(1)
+    best = np.zeros(len(y))  # a constant explains nothing
+    for alpha in np.geomspace(0.01, 5.0, alphas):
+        power = (x / x.max()) ** -alpha
+        design = np.stack([np.ones_like(power), power], -1) / losses[..., None]
+        moments = np.einsum("rmi,rmj->rij", design, design)
+        both = np.linalg.solve(moments, design.sum(1)[..., None])[..., 0]
+        pure = design[..., 1].sum(1) / moments[:, 1, 1]
+        free = (both >= 0).all(1)
+        floor, factor = np.where(free, both[:, 0], 0.0), np.where(free, both[:, 1], pure)
+        guess = np.log(floor[:, None] + factor[:, None] * power)
+        best = np.maximum(best, 1 - np.square(y - guess).sum(1) / total)
+    return best
 
 
 def _explained(y: np.ndarray, guess: np.ndarray) -> float:
