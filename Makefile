@@ -14,7 +14,7 @@ ENOUGH_PRESET ?= cpu
 ENOUGH_DEVICE ?= cpu
 export ENOUGH_PRESET ENOUGH_DEVICE
 
-.PHONY: book test help env lint format notebooks claims chapter chapter-run record bench serve launch oracles clean
+.PHONY: book test help env lint format notebooks claims chapter chapter-run record bench serve launch student instructor grade links reproducible oracles clean
 .NOTPARALLEL:
 
 book: env  ## build the HTML book from nothing and print where to open it
@@ -60,6 +60,21 @@ serve: env  ## serve the built book on 127.0.0.1:8000
 
 launch: env  ## OUT=folder: write the notebooks for Colab and Binder in plain Markdown
 	@$(ENOUGH) launch "$(OUT)"
+
+student: env  ## OUT=folder: write notebooks without solutions, a check under each exercise
+	@$(ENOUGH) student $(if $(OUT),"$(OUT)")
+
+instructor: env  ## OUT=folder: write notebooks with solutions and outputs
+	@$(ENOUGH) instructor $(if $(OUT),"$(OUT)")
+
+grade: env  ## SUBMISSION=notebook: run a student's notebook and count its points
+	@$(ENOUGH) grade "$(SUBMISSION)"
+
+links: env  ## ask every address of another host whether it answers (needs a network)
+	@$(ENOUGH) links
+
+reproducible: env  ## build the pages twice from one execution and compare them
+	@$(ENOUGH) reproducible
 
 oracles: env  ## rewrite tests/oracles/*.json with the answers of peer libraries
 	@$(ENOUGH) oracles

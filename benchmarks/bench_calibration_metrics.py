@@ -1,19 +1,10 @@
 """Calibration metrics on a large table, beside other packages.
 
-Peers are measured where they are installed; run with an environment that holds them::
-
-    PYTHONPATH=pyfiles .venv-oracles/bin/python benchmarks/bench_calibration_metrics.py
-
-``--samples`` and ``--classes`` scale the table (1 000 000 × 100 by default, 400 MB in float32).
+The table has a million rows and a hundred classes (400 MB in float32). Peers are measured where
+they are installed.
 """
 
 from __future__ import annotations
-
-import argparse
-import resource
-import sys
-from collections.abc import Callable
-from importlib.util import find_spec
 
 import torch
 
@@ -23,7 +14,7 @@ from enough.calibration import (
     expected_calibration_error,
     smooth_calibration_error,
 )
-from side_by_side import interleave
+from side_by_side import Peer, compare, main
 
 # The peer of the classwise error keeps Python lists: it sees this many rows at most.
 SLOW_PEER_ROWS = 5_000
@@ -42,125 +33,99 @@ def make_table(n_samples: int, n_classes: int) -> tuple[torch.Tensor, torch.Tens
     return probs, labels
 
 
-def peak_mib() -> float:
-    """Return the largest resident set so far, in MiB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def rows(n_samples: int = 1_000_000, n_classes: int = 100, repeats: int = 5) -> list[dict]:
+def rows(quick: bool = False) -> list[dict]:
     """Measure each metric and its peers.
 
     Parameters
     ----------
-    n_samples, n_classes : int
-        Shape of the table.
-    repeats : int
-        Timed runs of each call, interleaved; the minimum counts.
+    quick : bool, default False
+        A small table, two rounds.
 
     Returns
     -------
     list of dict
-        Keys name, ours_s, peer, peer_s, ratio (peer over ours), spread (ours: slowest over
-        fastest), extra_mib (memory above the table at our first call), note.
+        As ``README.md`` describes.
     """
+    n_samples, n_classes = (2_000, 10) if quick else (1_000_000, 100)
     probs, labels = make_table(n_samples, n_classes)
-    small = slice(0, min(n_samples, SLOW_PEER_ROWS))
-    peers: dict[str, dict[str, tuple[Callable[[], object], float]]] = {
-        name: {} for name in ("ece", "classwise ece", "brier", "smooth ece", "all at once")
-    }
-    if find_spec("torchmetrics"):
+    size = f"{n_samples:,} x {n_classes} float32"
+    few = slice(0, min(n_samples, SLOW_PEER_ROWS))
+
+    def torchmetrics_ece() -> float:
         from torchmetrics.functional.classification import multiclass_calibration_error
 
-        peers["ece"]["torchmetrics"] = (
-            lambda: multiclass_calibration_error(probs, labels, n_classes, n_bins=15),
-            1.0,
-        )
-    if find_spec("netcal"):
+        return float(multiclass_calibration_error(probs, labels, n_classes, n_bins=15))
+
+    def netcal_ece() -> float:
         from netcal.metrics import ECE
 
-        peers["ece"]["netcal"] = (lambda: ECE(15).measure(probs.numpy(), labels.numpy()), 1.0)
-    if find_spec("calibration") and find_spec("parameterized"):
+        return ECE(15).measure(probs.numpy(), labels.numpy())
+
+    def marginal_error() -> float:
         import calibration
 
-        # Its time grows with the rows, so it is measured on some and scaled up.
-        peers["classwise ece"]["uncertainty-calibration"] = (
-            lambda: calibration.get_ece(
-                probs[small].double().numpy(), labels[small].numpy(), num_bins=15, mode="marginal"
-            ),
-            n_samples / small.stop,
-        )
-    if find_spec("sklearn"):
+        table = probs[few].double().numpy()
+        return calibration.get_ece(table, labels[few].numpy(), num_bins=15, mode="marginal")
+
+    def scikit_learn_brier() -> float:
         from sklearn.metrics import brier_score_loss
 
-        peers["brier"]["scikit-learn"] = (
-            lambda: brier_score_loss(
-                labels.numpy(), probs.numpy(), labels=range(n_classes), scale_by_half=False
-            ),
-            1.0,
+        return brier_score_loss(
+            labels.numpy(), probs.numpy(), labels=range(n_classes), scale_by_half=False
         )
-    if find_spec("relplot"):
+
+    def relplot_error() -> float:
         import relplot
 
-        def smooth_peer() -> float:
-            top = probs.max(1)
-            return relplot.smECE(top.values.double().numpy(), (top.indices == labels).numpy())
+        top = probs.max(1)
+        return relplot.smECE(top.values.double().numpy(), (top.indices == labels).numpy())
 
-        peers["smooth ece"]["relplot"] = (smooth_peer, 1.0)
-    ours = {
-        "ece": lambda: expected_calibration_error(probs, labels),
-        "classwise ece": lambda: expected_calibration_error(probs, labels, classwise=True),
-        "brier": lambda: brier_score(probs, labels),
-        "smooth ece": lambda: smooth_calibration_error(probs, labels),
-        "all at once": lambda: StreamingCalibration(classwise=True).update(probs, labels).compute(),
+    blocks = (
+        "one pass over blocks of rows that fit the cache, while the peer takes step after step "
+        "over the whole table"
+    )
+    cases = {
+        "expected calibration error": (
+            lambda: expected_calibration_error(probs, labels),
+            {
+                "torchmetrics": Peer(torchmetrics_ece, "torchmetrics"),
+                "netcal": Peer(netcal_ece, "netcal"),
+            },
+            blocks,
+        ),
+        "classwise calibration error": (
+            lambda: expected_calibration_error(probs, labels, classwise=True),
+            {
+                "uncertainty-calibration": Peer(
+                    marginal_error,
+                    ("calibration", "parameterized"),
+                    scale=n_samples / few.stop,
+                    note=f"the peer on {few.stop:,} rows",
+                )
+            },
+            "bins are counted by array operations, while the peer loops over Python lists",
+        ),
+        "Brier score": (
+            lambda: brier_score(probs, labels),
+            {"scikit-learn": Peer(scikit_learn_brier, "sklearn")},
+            blocks,
+        ),
+        "smooth calibration error": (
+            lambda: smooth_calibration_error(probs, labels),
+            {"relplot": Peer(relplot_error, "relplot")},
+            "residuals are put on a fine grid once, and every bandwidth is tried on the grid alone",
+        ),
+        "streaming calibration, classwise too": (
+            lambda: StreamingCalibration(classwise=True).update(probs, labels).compute(),
+            {},
+            "",
+        ),
     }
-    # Load libraries and allocate what stays before memory is measured.
-    for call in (expected_calibration_error, brier_score, smooth_calibration_error):
-        call(probs[:2000], labels[:2000])
-    extra = {}
-    for name, call in ours.items():
-        before = peak_mib()
-        call()
-        extra[name] = peak_mib() - before
     result = []
-    for name, call in ours.items():
-        others = peers[name]
-        seconds = interleave(
-            {"ours": call, **{peer: other for peer, (other, _) in others.items()}}, repeats
-        )
-        fastest = min(seconds["ours"])
-        base = {
-            "name": f"{name}, {n_samples} x {n_classes} float32",
-            "ours_s": fastest,
-            "spread": max(seconds["ours"]) / fastest,
-            "extra_mib": extra[name],
-        }
-        if not others:
-            result.append({**base, "peer": None, "peer_s": None, "ratio": None, "note": ""})
-        for peer, (_, factor) in others.items():
-            theirs = min(seconds[peer]) * factor
-            note = f"peer on {small.stop} rows, scaled up" if factor != 1.0 else ""
-            result.append(
-                {**base, "peer": peer, "peer_s": theirs, "ratio": theirs / fastest, "note": note}
-            )
+    for name, (ours, peers, why) in cases.items():
+        result += compare(f"{name}, {size}", ours, peers, rounds=2 if quick else 5, why=why)
     return result
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=1_000_000)
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    print(f"{'name':42}{'ours s':>9}{'spread':>8}{'MiB':>7}  {'peer':24}{'peer s':>9}{'ratio':>8}")
-    for row in rows(options.samples, options.classes, options.repeats):
-        peer = "" if row["peer"] is None else f"{row['peer_s']:9.3f}{row['ratio']:8.2f}"
-        print(
-            f"{row['name']:42}{row['ours_s']:9.3f}{row['spread']:8.2f}{row['extra_mib']:7.1f}  "
-            f"{row['peer'] or '-':24}{peer}  {row['note']}"
-        )
-
-
 if __name__ == "__main__":
-    main()
+    main(rows)

@@ -1,23 +1,18 @@
 """Temperature scaling on a large table, beside the published recipe and other packages.
 
-Peers are measured where they are installed; run with an environment that holds them::
-
-    PYTHONPATH=pyfiles .venv-oracles/bin/python benchmarks/bench_calibration_temperature.py
-
-``--samples`` and ``--classes`` scale the table (100 000 × 1000 by default, 400 MB in float32).
-``--memory-map ROWS`` adds our fit streamed from a file of that many rows (1 000 000 × 1000 needs
-4 GB of disk in the temporary folder) with the anonymous memory it took.
+The table has 100,000 rows and 1000 classes (400 MB in float32). Peers are measured where they are
+installed. ``--memory-map ROWS`` prints our fit streamed from a file of that many rows instead, with
+the anonymous memory it took (1,000,000 rows need 4 GB of disk in the temporary folder).
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from enough.calibration import TemperatureScaling
-from side_by_side import interleave, spread
+from side_by_side import Peer, compare, main
 
 
 def make_table(n_samples: int, n_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,57 +77,52 @@ def scikit_learn(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return 1.0 / float(_TemperatureScaling().fit(logits.numpy(), labels.numpy()).beta_)
 
 
-def rows(n_samples: int = 100_000, n_classes: int = 1000, repeats: int = 3) -> list[dict]:
+def rows(quick: bool = False) -> list[dict]:
     """Measure our fit and its peers.
 
     Parameters
     ----------
-    n_samples, n_classes : int
-        Shape of the table.
-    repeats : int
-        Timed runs of each call, interleaved; the minimum counts.
+    quick : bool, default False
+        A small table, two rounds.
 
     Returns
     -------
     list of dict
-        Keys name, ours_s, peer, peer_s, ratio (peer over ours), spread (ours: slowest over
-        fastest), note (the temperatures found).
+        As ``README.md`` describes; the notes hold the temperatures found.
     """
+    n_samples, n_classes = (1_000, 10) if quick else (100_000, 1000)
     logits, labels = make_table(n_samples, n_classes)
-    fits: dict[str, Callable[[], float]] = {
-        "ours": lambda: TemperatureScaling().fit(logits, labels).temperature_,
-        "L-BFGS as published": lambda: published(logits, labels),
-        "L-BFGS with line search": lambda: line_search(logits, labels),
-    }
-    if find_spec("probmetrics"):
-        fits["probmetrics"] = lambda: bisection(logits, labels)
-    if find_spec("sklearn"):
-        import sklearn.calibration
-
-        if hasattr(sklearn.calibration, "_TemperatureScaling"):
-            fits["scikit-learn"] = lambda: scikit_learn(logits, labels)
     found: dict[str, float] = {}
 
-    def keep(name: str) -> Callable[[], None]:
-        return lambda: found.update({name: fits[name]()})
+    def keep(name: str, fit: Callable[[torch.Tensor, torch.Tensor], float]) -> Callable:
+        return lambda: found.update({name: fit(logits, labels)})
 
+    newton = "a few Newton steps in a bracket, begun at the optimum of a sample of rows"
+    fixed = f"{newton}, while the peer takes L-BFGS steps through automatic differentiation"
+    peers = {
+        "L-BFGS as published": (published, None, f"{fixed}, without a line search"),
+        "L-BFGS with line search": (line_search, None, fixed),
+        "probmetrics": (bisection, "probmetrics", f"{newton}, while the peer bisects"),
+        "scikit-learn": (
+            scikit_learn,
+            "sklearn",
+            f"{newton}, while the peer minimizes without derivatives",
+        ),
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peers warn about their own imports
-        seconds = interleave({name: keep(name) for name in fits}, repeats, warm_up=0)
-    fastest = min(seconds["ours"])
-    return [
-        {
-            "name": f"temperature, {n_samples} x {n_classes} float32",
-            "ours_s": fastest,
-            "spread": spread(seconds["ours"]),
-            "peer": peer,
-            "peer_s": min(times),
-            "ratio": min(times) / fastest,
-            "note": f"T: ours {found['ours']:.6f}, peer {found[peer]:.6f}",
-        }
-        for peer, times in seconds.items()
-        if peer != "ours"
-    ]
+        result = compare(
+            f"temperature, {n_samples:,} x {n_classes} float32",
+            keep("ours", lambda x, y: TemperatureScaling().fit(x, y).temperature_),
+            {name: Peer(keep(name, fit), package) for name, (fit, package, _) in peers.items()},
+            rounds=2 if quick else 3,
+            warm_up=0,
+            why={name: why for name, (_, _, why) in peers.items()},
+        )
+    for row in result:
+        if row["peer"] in found:
+            row["note"] = f"T: ours {found['ours']:.6f}, peer {found[row['peer']]:.6f}"
+    return result
 
 
 def anonymous_mib() -> float:
@@ -195,27 +185,8 @@ def from_file(n_samples: int, n_classes: int = 1000) -> dict:
     }
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--samples", type=int, default=100_000)
-    parser.add_argument("--classes", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory-map", type=int, default=0, metavar="ROWS")
-    options = parser.parse_args()
-    if options.memory_map:
-        row = from_file(options.memory_map, options.classes)
-        print(
-            f"{row['name']}: {row['ours_s']:.2f} s, {row['extra_mib']:.1f} MiB beside the file, "
-            f"{row['note']}"
-        )
-    print(f"{'name':38}{'ours s':>9}{'spread':>8}  {'peer':26}{'peer s':>9}{'ratio':>8}")
-    for row in rows(options.samples, options.classes, options.repeats):
-        print(
-            f"{row['name']:38}{row['ours_s']:9.3f}{row['spread']:8.2f}  {row['peer']:26}"
-            f"{row['peer_s']:9.3f}{row['ratio']:8.2f}  {row['note']}"
-        )
-
-
 if __name__ == "__main__":
-    main()
+    if "--memory-map" in sys.argv:
+        print(from_file(int(sys.argv[sys.argv.index("--memory-map") + 1])))
+    else:
+        main(rows)

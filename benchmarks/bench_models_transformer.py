@@ -6,18 +6,18 @@ divided by its own number of operations, and the ratio of the two rates is repor
 kernel skips the upper triangle of attention, so the step is credited with the lower one only;
 the products of the peer are full and credited in full.
 
-On a GPU the step runs in bfloat16 under autocast and ``torch.compile``; ``--eager`` leaves the
-compiler out, and ``--compile`` brings it in on a CPU (half a minute a model).
+On a GPU the step runs in bfloat16 under autocast and ``torch.compile``; on a CPU as it is.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
+from collections.abc import Callable
 
 import torch
 
 from enough.models import Transformer, TransformerConfig, count_parameters, flops
+from enough.runtime import synchronize
+from side_by_side import as_row, interleave, main, peak_mib
 
 CPU_SIZES = {
     # name: (d_model, n_layers, n_heads, length, batch)
@@ -36,10 +36,14 @@ GPU_SIZES = {
 }
 
 
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+def _waits(call: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    """Return the call with a wait for the device at its end."""
+
+    def waiting() -> None:
+        call()
+        synchronize(device)
+
+    return waiting
 
 
 def _products(config: TransformerConfig, batch: int, length: int, device, dtype):
@@ -84,41 +88,34 @@ def _causal_flops(config: TransformerConfig, batch: int, length: int) -> int:
     return flops(config, batch, length) - skipped
 
 
-def rows(
-    *, compiled: bool | None = None, repeats: int | None = None, mlp: str = "gelu"
-) -> list[dict]:
-    """Measure every size and return one row each.
+def rows(quick: bool = False) -> list[dict]:
+    """Measure every size.
 
     Parameters
     ----------
-    compiled : bool, optional
-        Run the step under ``torch.compile``; by default on a GPU only.
-    repeats : int, optional
-        Interleaved repeats; 12 on a CPU, 30 on a GPU by default.
-    mlp : {"gelu", "swiglu"}, default "gelu"
-        The MLP of the transformer.
+    quick : bool, default False
+        The smallest size only, two rounds, not compiled.
 
     Returns
     -------
     list of dict
-        With ``name``, ``ours_s`` (seconds a step), ``peer_s`` (seconds for the products),
-        ``ratio`` (of the two rates, from minima), ``spread`` (median over minimum of the step),
-        and ``note``.
+        As ``README.md`` describes. ``ratio`` is our rate of operations over that of the
+        products alone.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpu = device.type == "cuda"
     dtype = torch.bfloat16 if gpu else torch.float32
-    compiled = gpu if compiled is None else compiled
-    repeats = repeats or (30 if gpu else 12)
+    repeats = 2 if quick else 30 if gpu else 12
+    sizes = {"tiny": (16, 1, 1, 16, 2)} if quick else GPU_SIZES if gpu else CPU_SIZES
     table = []
-    for name, (width, depth, heads, length, batch) in (GPU_SIZES if gpu else CPU_SIZES).items():
+    for name, (width, depth, heads, length, batch) in sizes.items():
         config = TransformerConfig(
-            d_model=width, n_layers=depth, n_heads=heads, context_length=length, mlp=mlp
+            d_model=width, n_layers=depth, n_heads=heads, context_length=length
         )
         model = Transformer(config, generator=0).to(device)
         generator = torch.Generator().manual_seed(1)
         tokens = torch.randint(256, (batch, length + 1), generator=generator).to(device)
-        loss = torch.compile(model.loss) if compiled else model.loss
+        loss = torch.compile(model.loss) if gpu and not quick else model.loss
 
         def step(model=model, loss=loss, tokens=tokens):
             model.zero_grad(set_to_none=True)
@@ -127,49 +124,30 @@ def rows(
             value.backward()
 
         products, peer_flops = _products(config, batch, length, device, dtype)
-        times: dict[str, list[float]] = {"ours": [], "peer": []}
-        for _ in range(2):
-            step()
-            products()
-        for _ in range(repeats):
-            for side, function in (("ours", step), ("peer", products)):
-                start = _clock(device)
-                function()
-                times[side].append(_clock(device) - start)
-        ours, peer = min(times["ours"]), min(times["peer"])
+        calls = {"ours": _waits(step, device), "peer": _waits(products, device)}
+        seconds = interleave(calls, repeats, warm_up=2, patience=30.0)
+        ours, peer = min(seconds["ours"]), min(seconds["peer"])
         causal = _causal_flops(config, batch, length)
-        median = sorted(times["ours"])[repeats // 2]
         table.append(
-            {
-                "name": f"{name} ({count_parameters(config).total / 1e6:.2f} M)",
-                "ours_s": ours,
-                "peer_s": peer,
-                "ratio": causal / ours / (peer_flops / peer),
-                "spread": median / ours,
-                "note": (
-                    f"{causal / ours / 1e9:.0f} of {peer_flops / peer / 1e9:.0f} GFLOP/s; "
-                    f"{peer / ours:.2f} with the full attention matrix credited; d {width}, "
-                    f"L {depth}, {batch} x {length} tokens, {mlp}, {str(dtype)[6:]}"
-                    f"{', compiled' if compiled else ''}"
+            as_row(
+                f"transformer step, {name} ({count_parameters(config).total / 1e6:.2f} M)",
+                seconds["ours"],
+                "its matrix products alone",
+                seconds["peer"],
+                ratio=causal / ours / (peer_flops / peer),
+                ours_mib=None if gpu else peak_mib(step),
+                peer_mib=None if gpu else peak_mib(products),
+                why="the step also normalizes, activates, masks and adds up gradients, which "
+                "costs time but hardly any of the counted operations",
+                note=(
+                    f"ratio of rates: {causal / ours / 1e9:.0f} of {peer_flops / peer / 1e9:.0f} "
+                    f"GFLOP/s; {peer / ours:.2f} with the full attention matrix credited; d "
+                    f"{width}, L {depth}, {batch} x {length} tokens, {str(dtype)[6:]}"
                 ),
-            }
+            )
         )
     return table
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--compile", dest="compiled", action="store_const", const=True)
-    parser.add_argument("--eager", dest="compiled", action="store_const", const=False)
-    parser.add_argument("--repeats", type=int)
-    parser.add_argument("--mlp", choices=("gelu", "swiglu"), default="gelu")
-    for row in rows(**vars(parser.parse_args())):
-        print(
-            f"{row['name']:18} {row['ours_s'] * 1e3:9.2f} ms {row['peer_s'] * 1e3:9.2f} ms  "
-            f"ratio {row['ratio']:.2f}  spread {row['spread']:.2f}  {row['note']}"
-        )
-
-
 if __name__ == "__main__":
-    main()
+    main(rows)

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from enough.rewards import best_of_n
-from side_by_side import interleave, spread
+from side_by_side import Peer, compare, main
 
 SIZE = 1_000_000
 N_VALUES = 200
@@ -93,86 +93,69 @@ def largest_bias(estimate: Callable[..., np.ndarray], proxy: list, gold: list) -
     return float(np.abs(estimate(np.array(proxy), np.array(gold), n) - truth).max())
 
 
-def rows(repeats: int = 3) -> list[dict]:
-    """Measure; one dict a peer.
+def rows(quick: bool = False) -> list[dict]:
+    """Measure the estimator and its peers.
 
     Parameters
     ----------
-    repeats : int, default 3
-        Interleaved rounds; the fastest counts.
+    quick : bool, default False
+        A small pool, two rounds.
 
     Returns
     -------
     list of dict
-        Keys name, ours_s, peer, peer_s, ratio, spread (ours), note, and the largest error on
-        the two pools of eight: ours_distinct, ours_tied, peer_distinct, peer_tied.
+        As ``README.md`` describes; the notes hold the largest errors on the two pools of eight.
     """
-    proxy, gold, n = make_pool()
-    calls = {
-        "ours": lambda: best_of_n(proxy, gold, n),
-        "resampling": lambda: resample(proxy, gold, n, 1),
-        "binomial loop": lambda: binomial_loop(proxy, gold, LOOP_N, LOOP_RANKS),
-        "log-gamma": lambda: log_gamma(proxy, gold, n[::SOME]),
-    }
+    size, ranks = (5_000, 2) if quick else (SIZE, LOOP_RANKS)
+    proxy, gold, n = make_pool(size)
     small = {
         "ours": lambda p, g, k: best_of_n(p, g, k).gold,
-        "resampling": lambda p, g, k: resample(p, g, k, 20_000),
+        "resampling": lambda p, g, k: resample(p, g, k, 200 if quick else 20_000),
         "binomial loop": binomial_loop,
         "log-gamma": log_gamma,
-    }
-    factors = {
-        "resampling": (RESAMPLES, f"{RESAMPLES} x the time of one resample for every n"),
-        "binomial loop": (
-            SIZE / LOOP_RANKS * N_VALUES / len(LOOP_N),
-            f"{LOOP_RANKS} ranks at n = {', '.join(map(str, LOOP_N))}, scaled to all ranks and n",
-        ),
-        "log-gamma": (SOME, f"{SOME} x the time of every {SOME}th n"),
     }
     distinct = [3.0, -1.0, 0.5, 2.0, 7.0, 1.0, -4.0, 0.0]
     tied = [1.0, 2.0, 2.0, 0.0, 1.0, 2.0, 0.0, 0.0]
     worth = [4.0, -1.0, 6.0, 2.5, 0.0, 3.0, -7.0, 1.0]
-    bias = {
-        name: (largest_bias(call, distinct, worth), largest_bias(call, tied, worth))
+    errors = {
+        name: f"{largest_bias(call, distinct, worth):.0e}, "
+        f"{largest_bias(call, tied, worth):.0e} with ties"
         for name, call in small.items()
     }
-    seconds = interleave(calls, repeats)
-    fastest = min(seconds["ours"])
-    result = []
-    for peer, (factor, note) in factors.items():
-        theirs = min(seconds[peer]) * factor
-        result.append(
-            {
-                "name": f"best of n, pool {SIZE}, {N_VALUES} n",
-                "ours_s": fastest,
-                "peer": peer,
-                "peer_s": theirs,
-                "ratio": theirs / fastest,
-                "spread": spread(seconds["ours"]),
-                "note": note,
-                "ours_distinct": bias["ours"][0],
-                "ours_tied": bias["ours"][1],
-                "peer_distinct": bias[peer][0],
-                "peer_tied": bias[peer][1],
-            }
-        )
+    peers = {
+        "resampling": Peer(
+            lambda: resample(proxy, gold, n, 1),
+            scale=RESAMPLES,
+            note="one resample for every n is run",
+        ),
+        "binomial loop": Peer(
+            lambda: binomial_loop(proxy, gold, LOOP_N, ranks),
+            scale=size / ranks * N_VALUES / len(LOOP_N),
+            note=f"{ranks} ranks at n = {', '.join(map(str, LOOP_N))} are run",
+        ),
+        "log-gamma": Peer(
+            lambda: log_gamma(proxy, gold, n[::SOME]), scale=SOME, note=f"every {SOME}th n is run"
+        ),
+    }
+    result = compare(
+        f"best of n, pool {size:,}, {N_VALUES} n",
+        lambda: best_of_n(proxy, gold, n),
+        peers,
+        rounds=2 if quick else 3,
+        why={
+            "resampling": "one sort and exact weights for every n, while the peer draws answers "
+            "again and again",
+            "binomial loop": "weights from the last by one product, cut where they no longer "
+            "matter, while the peer forms whole-number binomials",
+            "log-gamma": "weights are cut where they no longer matter, while the peer takes the "
+            "logarithm of gamma for every rank",
+        },
+    )
+    for row in result:
+        mine, theirs = errors["ours"], errors[row["peer"]]
+        row["note"] += f"; error on pools of eight: ours {mine}, peer {theirs}"
     return result
 
 
-def main() -> None:
-    """Print the table."""
-    found = rows()
-    first = found[0]
-    print(
-        f"{first['name']}: {first['ours_s']:.3f} s (slowest/fastest {first['spread']:.2f}), "
-        f"error on pools of eight {first['ours_distinct']:.1e}, {first['ours_tied']:.1e} with ties"
-    )
-    print(f"{'peer':15}{'seconds':>11}{'ratio':>11}{'error':>10}{'with ties':>11}  note")
-    for row in found:
-        print(
-            f"{row['peer']:15}{row['peer_s']:11.1f}{row['ratio']:11.1f}"
-            f"{row['peer_distinct']:10.1e}{row['peer_tied']:11.1e}  {row['note']}"
-        )
-
-
 if __name__ == "__main__":
-    main()
+    main(rows)

@@ -9,7 +9,6 @@ mode costs is paid before: it is made once a process.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 
@@ -18,10 +17,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from enough.training import Ensemble, plan
+from side_by_side import as_row, interleave, main
 
 GRID = [(e, w, b) for w in (64, 256) for b in (64, 1024) for e in (8, 32, 128)]
 INPUTS, SAMPLES = 32, 2048
-REPEATS = 5
 SECONDS = 0.3  # of the loop, for one measurement
 
 
@@ -55,8 +54,48 @@ def train_loop(
                 done += 1
 
 
-def measure(members: int, width: int, batch: int, repeats: int = REPEATS, mode: str = "auto"):
-    """Return interleaved times of an update: ours, the loop's; the ensemble; seconds to choose."""
+def grouped(members: int, width: int, batch: int) -> Callable[[], None]:
+    """Make one update of all members as grouped convolutions of length one, Adam by foreach."""
+    layers = nn.Sequential(
+        nn.Conv1d(members * INPUTS, members * width, 1, groups=members), nn.ReLU(),
+        nn.Conv1d(members * width, members * width, 1, groups=members), nn.ReLU(),
+        nn.Conv1d(members * width, members, 1, groups=members),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(layers.parameters(), lr=1e-3)
+    x, y = torch.randn(members * INPUTS, batch), torch.randn(members, batch)
+
+    def update() -> None:
+        optimizer.zero_grad()
+        (layers(x) - y).square().mean(-1).sum().backward()
+        optimizer.step()
+
+    return update
+
+
+def by_vmap(members: int, width: int, batch: int) -> Callable[[], None]:
+    """Make one update of all members by ``torch.func.vmap`` and one Adam over the stacks."""
+    with torch.random.fork_rng():
+        modules = [build(width)(torch.Generator()) for _ in range(members)]
+    stacked, buffers = torch.func.stack_module_state(modules)
+    optimizer = torch.optim.Adam(list(stacked.values()), lr=1e-3)
+    x, y = torch.randn(members, batch, INPUTS), torch.randn(members, batch, 1)
+
+    def loss(parameters: dict, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        found = torch.func.functional_call(modules[0], (parameters, buffers), (x,))
+        return F.mse_loss(found, y)
+
+    def update() -> None:
+        optimizer.zero_grad()
+        torch.func.vmap(loss)(stacked, x, y).sum().backward()
+        optimizer.step()
+
+    return update
+
+
+def measure(
+    members: int, width: int, batch: int, rounds: int, mode: str = "auto", seconds: float = SECONDS
+) -> tuple[dict[str, list[float]], Ensemble, float]:
+    """Return seconds of an update by way of doing it, the ensemble, and seconds to choose."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(SAMPLES, INPUTS, generator=generator)
     y = x[:, :1].sin()
@@ -65,107 +104,83 @@ def measure(members: int, width: int, batch: int, repeats: int = REPEATS, mode: 
     train_loop(alone[:2], x, y, 2, batch)
     start = time.perf_counter()
     train_loop(alone[:2], x, y, 4, batch)
-    steps = max(1, round(SECONDS / ((time.perf_counter() - start) / 8 * members)))
+    steps = max(1, round(seconds / ((time.perf_counter() - start) / 8 * members)))
 
-    def fit() -> float:
-        start = time.perf_counter()
+    def fit() -> None:
         ensemble.fit(x, y, steps=steps, batch_size=batch, progress=False)
-        return time.perf_counter() - start
 
     shortest, plan._SHORTEST = plan._SHORTEST, 60.0  # time for a full measurement
-    first = fit()
+    start = time.perf_counter()
+    fit()
+    first = time.perf_counter() - start
     plan._SHORTEST = shortest
-    ours, theirs = [], []
-    for _ in range(repeats):
-        ours.append(fit() / steps)
-        start = time.perf_counter()
-        train_loop(alone, x, y, steps, batch)
-        theirs.append((time.perf_counter() - start) / steps)
-    return ours, theirs, ensemble, first - min(ours) * steps
+    ways = {"vmap": by_vmap, "grouped convolution": grouped}
+    updates = {name: make(members, width, batch) for name, make in ways.items()}
+
+    def several(update: Callable[[], None]) -> Callable[[], None]:
+        return lambda: [update() for _ in range(steps)]
+
+    calls = {"ours": fit, "loop": lambda: train_loop(alone, x, y, steps, batch)}
+    calls |= {name: several(update) for name, update in updates.items()}
+    taken = interleave(calls, rounds)
+    each = {name: [s / steps for s in values] for name, values in taken.items()}
+    return each, ensemble, max(0.0, first - min(taken["ours"]))
 
 
-def rows(grid: list[tuple[int, int, int]] = GRID, repeats: int = REPEATS) -> list[dict]:
-    """Measure the grid.
+WHY = {
+    "loop": "one batched product serves all members, which saves calls; with wide layers or "
+    "large batches the calls no longer count and the ensemble runs its own loop",
+    "vmap": "hand-stacked products and one fused optimizer step, while the peer maps over members "
+    "one operation at a time and shuffles no data",
+    "grouped convolution": "batched products, while the peer's convolution runs its groups one "
+    "after the other and shuffles no data",
+}
+
+
+def rows(quick: bool = False) -> list[dict]:
+    """Measure members by width by batch size, and the stack beside the loop where they cross.
 
     Parameters
     ----------
-    grid : list of tuple of int
-        Members, width, batch size.
-    repeats : int
-        Interleaved repeats; minima are reported.
+    quick : bool, default False
+        One small case, two rounds.
 
     Returns
     -------
     list of dict
-        ``name``, ``ours_s`` and ``peer_s`` (seconds of an update of all members), ``ratio``
-        (how many times faster), ``spread`` (median over minimum of ours), ``note`` (what was
-        chosen).
+        As ``README.md`` describes; seconds are those of one update of all members.
     """
+    grid, rounds, seconds = ([(2, 8, 64)], 2, 0.005) if quick else (GRID, 4, SECONDS)
     table = []
     for members, width, batch in grid:
-        ours, theirs, ensemble, chosen = measure(members, width, batch, repeats)
-        ours.sort()
+        taken, ensemble, chosen = measure(members, width, batch, rounds, seconds=seconds)
+        note = f"{ensemble.mode_} of {ensemble.chunk_size_}, chosen in {chosen:.2f} s"
+        for peer in ("loop", "vmap", "grouped convolution"):
+            table.append(
+                as_row(
+                    f"{members} members, width {width}, batch {batch}",
+                    taken["ours"],
+                    peer,
+                    taken[peer],
+                    why=WHY[peer],
+                    note=note,
+                )
+            )
+    for width in () if quick else (32, 64, 128, 256, 512):
+        taken, _, _ = measure(8, width, 1024, 3, "stacked")
         table.append(
-            {
-                "name": f"{members} members, width {width}, batch {batch}",
-                "ours_s": ours[0],
-                "peer_s": min(theirs),
-                "ratio": min(theirs) / ours[0],
-                "spread": ours[len(ours) // 2] / ours[0],
-                "note": f"{ensemble.mode_} of {ensemble.chunk_size_}, chosen in {chosen:.2f} s",
-            }
+            as_row(
+                f"crossover: one stack of 8 members, width {width}, batch 1024",
+                taken["ours"],
+                "loop",
+                taken["loop"],
+                why="the whole stack is forced here, to show from which width on the loop is "
+                "faster because each member's tensors still fit the cache",
+                note="mode='stacked'",
+            )
         )
     return table
 
 
-def crossover(batch: int = 1024, members: int = 8) -> list[dict]:
-    """Find the width from which one whole stack is slower than the loop.
-
-    Parameters
-    ----------
-    batch : int, default 1024
-        Batch size.
-    members : int, default 8
-        Number of members.
-
-    Returns
-    -------
-    list of dict
-        ``width``, and how many times faster than the loop are the stack of all members
-        (``stack``) and the ensemble's own loop (``loop``).
-    """
-    table = []
-    for width in (32, 64, 128, 256, 512):
-        row = {"width": width}
-        for mode, name in (("stacked", "stack"), ("loop", "loop")):
-            ours, theirs, _, _ = measure(members, width, batch, 3, mode)
-            row[name] = min(theirs) / min(ours)
-        table.append(row)
-    return table
-
-
-def main() -> None:
-    """Print the grid and the crossover."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--no-crossover", action="store_true")
-    options = parser.parse_args()
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{'what':36} {'ours [ms]':>10} {'loop [ms]':>10} {'ratio':>6} {'spread':>6}  note")
-    for case in GRID:
-        for row in rows([case], options.repeats):
-            print(
-                f"{row['name']:36} {1e3 * row['ours_s']:10.2f} {1e3 * row['peer_s']:10.2f} "
-                f"{row['ratio']:6.2f} {row['spread']:6.2f}  {row['note']}",
-                flush=True,
-            )
-    if options.no_crossover:
-        return
-    print("\n8 members, batch 1024: how many times faster than the loop")
-    print(f"{'width':>6} {'one stack':>10} {'own loop':>10}")
-    for row in crossover():
-        print(f"{row['width']:6d} {row['stack']:10.2f} {row['loop']:10.2f}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(rows)

@@ -330,4 +330,9 @@ def test_in_a_notebook_each_figure_comes_out_once_with_its_words():
         assert Image.open(io.BytesIO(picture)).size == (1200, 760)
         assert len(picture) < 120_000
     assert outputs[1][0].metadata["enough.figure"]["data"] == {"x": [1, 2]}
-    assert "data" not in outputs[2][0].metadata["enough.figure"]
+    about = outputs[2][0].metadata["enough.figure"]
+    assert "data" not in about
+    assert about["drawn"] == {
+        "kind": ["line"] * 2, "series": ["line 1"] * 2, "x": [0.0, 1.0], "y": [1.0, 2.0]
+    }  # fmt: skip
+    assert about["columns"] == ["kind", "series", "x", "y"]

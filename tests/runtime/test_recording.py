@@ -456,3 +456,8 @@ def test_a_run_is_kept_only_when_asked(tmp_path, monkeypatch):
     assert kept.provenance["commit"] == "0" * 40
     assert 0 <= kept.provenance["seconds"] < 60
     assert kept.provenance["command"] == "make record NAME=part/name PRESET=full"
+    core = ["enough.data", "enough.kernels", "enough.models", "enough.training"]
+    assert kept.provenance["sources"]["modules"] == core  # "part" is no topic of the package
+    recording.record(run, "scaling/name", rows)
+    (kept,) = recording.read_tables("scaling/name")
+    assert kept.provenance["sources"]["modules"] == sorted([*core, "enough.scaling"])

@@ -152,8 +152,10 @@ def test_the_scoreboard_lists_every_claim_once():
 @built
 def test_weights():
     shared = sum(p.stat().st_size for p in (HTML / "_static").rglob("*") if p.is_file())
+    shared += sum((HTML / name).stat().st_size for name in ("searchindex.js", "objects.inv"))
     assert sum(p.stat().st_size for p in HTML.rglob("*") if p.is_file()) < 40e6
-    assert shared < 20e6
+    assert shared < 5e6
+    assert list(HTML.rglob("*.map")) == []
     for name in CHAPTERS:
         own = [HTML / name, *{(HTML / name).parent / image["src"] for image in _page(name).images}]
         assert sum(p.stat().st_size for p in own if p.exists()) < 1.5e6
@@ -431,3 +433,125 @@ def test_the_filtered_atlas_is_accessible(browser, address, width):
             for v in results.response["violations"]
             if v["impact"] in ("serious", "critical")
         ] == []
+
+
+@built
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_every_picture_states_its_size(name):
+    for image in _page(name).images:
+        if "_images" in image["src"]:
+            assert int(image["width"]) > 0
+            assert int(image["height"]) > 0
+            assert "style" not in image
+
+
+@built
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_the_data_of_every_figure_is_offered_or_its_source_named(name):
+    text = (HTML / name).read_text(encoding="utf-8")
+    figures = re.findall(r'<figure class="enough-figure.*?</figure>', text, re.S)
+    assert figures
+    for figure in figures:
+        found = re.search(r'class="figure-data">.*?href="([^"]+)"', figure, re.S)
+        assert found, "neither data nor source"
+        if found[1].endswith(".csv"):
+            path = (HTML / name).parent / found[1]
+            with open(path, encoding="utf-8", newline="") as file:
+                head, *rows = list(csv.reader(file))
+            assert rows
+            assert {len(row) for row in rows} == {len(head)}
+            assert path.stat().st_size < 1e6
+        else:
+            assert found[1].startswith("https://")
+
+
+@built
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_says_what_produced_it(name):
+    text = (HTML / name).read_text(encoding="utf-8")
+    (footer,) = re.findall(r'<p class="page-provenance">(.*?)</p>', text)
+    assert re.search(r"commit .*built on", footer)
+    if name in CHAPTERS:
+        for word in ("notebook executed on", "preset on", "Python 3.", "torch 2.", "numpy "):
+            assert word in footer
+
+
+@built
+@pytest.mark.parametrize("name", PAGES)
+def test_every_glossary_word_brings_its_definition(name):
+    text = (HTML / name).read_text(encoding="utf-8")
+    used = set(re.findall(r'href="[^"]*#(term-[^"]+)"[^>]*>\s*<span class="[^"]*std-term', text))
+    assert used == set(re.findall(r'id="define-(term-[^"]+)"', text))
+
+
+@built
+def test_the_syllabus_names_every_chapter():
+    text = (HTML / "chapters/syllabus.html").read_text(encoding="utf-8")
+    ten, five = (
+        re.findall(r'href="([\w/]+\.html)"', table)
+        for table in re.findall(r'<table class="[^"]*syllabus.*?</table>', text, re.S)
+    )
+    assert sorted(f"chapters/{name}" for name in ten) == sorted(CHAPTERS)
+    assert set(five) <= set(ten)
+    assert "a time not measured" not in text
+    for name in ten:
+        aims = text.split('class="syllabus-chapter rubric"')[1:]
+        (own,) = [part for part in aims if f'href="{name}"' in part.split("</p>")[0]]
+        assert own.count("<li>") >= 2
+        assert "You need" in own
+
+
+@built
+@browser_present
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_definition_shows_on_focus_and_goes_on_escape(browser, address, width):
+    name = next(name for name in CHAPTERS if "define-term-" in (HTML / name).read_text())
+    with _Look(browser, address, name, width=width) as look:
+        word = look.page.locator("article a.term").first
+        anchor = word.get_attribute("href").partition("#")[2]
+        definition = look.page.locator(f"[id='define-{anchor}'] p").first.text_content()
+        box = look.page.get_by_role("tooltip")
+        assert box.count() == 0
+        word.focus()
+        assert definition.split()[0] in box.inner_text()
+        assert word.get_attribute("aria-describedby") == box.get_attribute("id")
+        place = box.bounding_box()
+        assert place["x"] >= 0
+        assert place["x"] + place["width"] <= width
+        assert [
+            v["id"]
+            for v in Axe().run(look.page).response["violations"]
+            if v["impact"] in ("serious", "critical")
+        ] == []
+        look.page.keyboard.press("Escape")
+        assert box.count() == 0
+        word.hover()
+        assert box.is_visible()
+        look.page.mouse.move(0, 0)
+        box.wait_for(state="detached", timeout=2000)
+
+
+@built
+@browser_present
+@pytest.mark.browser
+def test_a_printed_chapter_is_the_text_alone(browser, address):
+    with _Look(browser, address, CHAPTERS[0], theme="dark") as look:
+        look.page.emulate_media(media="print")
+        visible = "s => [...document.querySelectorAll(s)].filter(e => e.offsetParent).length"
+        for gone in (
+            ".bd-sidebar-primary",
+            ".bd-sidebar-secondary",
+            ".bd-header-article",
+            ".copybtn",
+        ):
+            assert look.page.evaluate(visible, gone) == 0, gone
+        assert look.page.evaluate(visible, "article h1, article figure, .claim") > 5
+        hidden = "[...document.querySelectorAll('.solution *')].filter(e => e.closest('section')"
+        hidden += " && getComputedStyle(e).visibility === 'hidden').length"
+        assert look.page.evaluate(hidden) == 0
+        background = "getComputedStyle(document.body).backgroundColor"
+        assert look.page.evaluate(background) == "rgb(255, 255, 255)"
+        color = "getComputedStyle(document.querySelector('article p')).color"
+        assert look.page.evaluate(color) == "rgb(0, 0, 0)"
+        assert look.page.pdf(format="A4").startswith(b"%PDF")

@@ -24,6 +24,7 @@ from jupyter_cache import get_cache
 from jupyter_cache.executors import load_executor
 
 from enough.book.pairs import Pair, find_pairs
+from enough.book.provenance import write_versions
 from enough.data import available, registry
 from enough.runtime import available_memory, cpu_count
 
@@ -184,6 +185,7 @@ def execute(
     workers = min(_workers(), max(len(waiting), 1))
     logger = logging.getLogger("enough.execution")
     if waiting:
+        write_versions(folder)
         print(f"executing {len(waiting)} of {len(pairs)} chapters, {workers} at a time", flush=True)
         logger.setLevel(logging.INFO)
         kind = "local-parallel" if workers > 1 else "local-serial"

@@ -12,7 +12,7 @@ import ast
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from enough.book.citations import Citation, read_citations
 from enough.book.pairs import Pair, dumps, find_pairs
 from enough.book.plain import Link, Links, collect_labels, to_plain_markdown
 
-__all__ = ["BRANCH", "glued_values", "write_branch"]
+__all__ = ["BRANCH", "glued_values", "plain_notebooks", "write_branch"]
 
 #: Where the launch buttons point to.
 BRANCH = "launch"
@@ -103,28 +103,64 @@ def _written(folder: Path, tree: Mapping[str, bytes]) -> Iterator[Path]:
         yield path
 
 
-def _tree(root: Path) -> dict[str, bytes]:
-    """Every file of the branch by its path."""
+def plain_notebooks(
+    root: Path,
+    *,
+    change: Callable[[NotebookNode], NotebookNode] | None = None,
+    outputs: bool = False,
+) -> dict[str, NotebookNode]:
+    """Render every notebook of the book in plain Markdown.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        The repository.
+    change : callable, optional
+        Applied to each notebook before it is rendered.
+    outputs : bool, default False
+        Whether an executed chapter keeps all its outputs, where an execution is at hand.
+
+    Returns
+    -------
+    dict from str to NotebookNode
+        By path below the repository.
+
+    Raises
+    ------
+    ValueError
+        If a cell has a construct without a plain form; the message names the notebook, the cell
+        and the construct.
+    """
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     repository = project["urls"]["Repository"].rstrip("/").removesuffix(".git")
     pairs = [pair for pair in find_pairs(root) if pair.notebook.exists()]
     books = {f"chapters/{p.name}.ipynb": nbformat.read(p.notebook, as_version=4) for p in pairs}
     links = Links(repository, pages=_titles(root, books), labels=_labels(books))
+    executed = {page: _executed(root, pair) for page, pair in zip(books, pairs, strict=True)}
     glued = {
-        page: values
-        for page, pair in zip(books, pairs, strict=True)
-        if (values := _values(root, pair))
+        page: values for page, book in executed.items() if book and (values := glued_values(book))
     }
     citations = read_citations(root / "chapters" / "references.bib")
-    tree = {}
     for page, book in books.items():
         own = {f"{p}::{key}": v for p, values in glued.items() for key, v in values.items()}
         own |= glued.get(page, {})
+        if outputs and executed[page]:
+            books[page] = book = executed[page]
+        if change is not None:
+            books[page] = book = change(book)
         _plain_notebook(book, citations, own, replace(links, page=page))
-        tree[page] = dumps(book).encode()
+    return books
+
+
+def _tree(root: Path) -> dict[str, bytes]:
+    """Every file of the branch by its path."""
+    books = plain_notebooks(root)
+    tree = {page: dumps(book).encode() for page, book in books.items()}
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    repository = project["urls"]["Repository"].rstrip("/").removesuffix(".git")
+    links = Links(repository, "README.md", pages=_titles(root, books))
     readme = (root / "README.md").read_text(encoding="utf-8")
-    readme = _BANNER + to_plain_markdown(readme, links=replace(links, page="README.md")) + "\n"
-    tree["README.md"] = readme.encode()
+    tree["README.md"] = (_BANNER + to_plain_markdown(readme, links=links) + "\n").encode()
     return tree | _copies(root)
 
 
@@ -180,16 +216,13 @@ def _figures(book: NotebookNode) -> Iterator[tuple[int, str]]:
                 yield from ((number, n.value) for n in names if isinstance(n, ast.Constant))
 
 
-def _values(root: Path, pair: Pair) -> dict[str, str]:
-    """The glued values of a chapter, if an execution of it is at hand."""
+def _executed(root: Path, pair: Pair) -> NotebookNode | None:
+    """A chapter with its outputs, if an execution of it is at hand."""
     if not (root / "_build" / "execution").is_dir():
-        return {}
+        return None
     from enough.book.execution import cache_folder, executed_notebook
 
-    if not cache_folder(root).is_dir():
-        return {}
-    executed = executed_notebook(root, pair)
-    return {} if executed is None else glued_values(executed)
+    return executed_notebook(root, pair) if cache_folder(root).is_dir() else None
 
 
 def _plain_notebook(

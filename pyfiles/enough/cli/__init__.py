@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from enough.cli.sweep_arguments import add_parser as add_sweep
+
 __all__ = ["main"]
 
 
@@ -56,10 +58,23 @@ def _parser() -> argparse.ArgumentParser:
     record = commands.add_parser("record", help="run a chapter's recorded experiments here")
     record.add_argument("name", metavar="part/name")
     record.add_argument("--preset", default="gpu", choices=("cpu", "gpu", "full"))
-    commands.add_parser("bench", help="run the side-by-side comparisons")
+    bench = commands.add_parser("bench", help="run the side-by-side comparisons")
+    bench.add_argument("--only", default="", help="modules whose name holds this; writes nothing")
+    bench.add_argument("--quick", action="store_true", help="small sizes; writes nothing")
+    add_sweep(commands)
     commands.add_parser("oracles", help="ask the peers for their answers on small fixed inputs")
     launch = commands.add_parser("launch", help="write notebooks for Colab and Binder")
     launch.add_argument("folder", help="where to write them; empty or absent")
+    for name, text in (
+        ("student", "write notebooks without solutions, with a check under each exercise"),
+        ("instructor", "write notebooks with solutions and outputs"),
+    ):
+        course = commands.add_parser(name, help=text)
+        course.add_argument("folder", nargs="?", help="where to write them; empty or absent")
+    commands.add_parser("links", help="ask every address of another host whether it answers")
+    commands.add_parser("reproducible", help="build the pages twice from one execution, compare")
+    grade = commands.add_parser("grade", help="run a student's notebook and count its points")
+    grade.add_argument("submission", help="the notebook that was handed in")
     return parser
 
 

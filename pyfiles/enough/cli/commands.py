@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from argparse import Namespace
@@ -18,6 +20,9 @@ from enough.book import pairs
 from enough.runtime import cpu_count
 
 __all__ = ["CommandError"]
+
+
+_JUPYTER_BOOK = (sys.executable, "-c", "from jupyter_book.cli.main import main; main()")
 
 
 class CommandError(Exception):
@@ -121,12 +126,18 @@ def record(root: Path, arguments: Namespace) -> int:
 
 
 def bench(root: Path, arguments: Namespace) -> int:
-    """Run every comparison and print its rows."""
-    failed = 0
-    for path in sorted((root / "benchmarks").glob("bench_*.py")):
-        with _step(path.stem):
-            failed += _run([sys.executable, str(path)], root) != 0
-    return int(failed > 0)
+    """Run every comparison and keep the tables, or print those asked for."""
+    from enough.cli.benchmarks import run_benchmarks
+
+    with _step("benchmarks"):
+        return run_benchmarks(root, only=arguments.only, quick=arguments.quick)
+
+
+def sweep(root: Path, arguments: Namespace) -> int:
+    """Run a named sweep, or go on with it, and write its table."""
+    from enough.cli.sweeps import run_sweep
+
+    return run_sweep(root, arguments)
 
 
 def oracles(root: Path, arguments: Namespace) -> int:
@@ -166,6 +177,99 @@ def launch(root: Path, arguments: Namespace) -> int:
     return 0
 
 
+def student(root: Path, arguments: Namespace) -> int:
+    """Write the notebooks for students: no solutions, a check under each exercise."""
+    return _course(root, arguments, solved=False)
+
+
+def instructor(root: Path, arguments: Namespace) -> int:
+    """Write the notebooks for instructors: with solutions, and outputs where there are any."""
+    return _course(root, arguments, solved=True)
+
+
+def _course(root: Path, arguments: Namespace, *, solved: bool) -> int:
+    from enough.book.teaching import write_notebooks
+
+    folder = Path(arguments.folder or root / "_build" / arguments.command)
+    try:
+        for path in write_notebooks(root, folder, solved=solved):
+            print(path)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    return 0
+
+
+def grade(root: Path, arguments: Namespace) -> int:
+    """Run a student's notebook and print the points of each check, as a table and as JSON."""
+    from nbclient.exceptions import DeadKernelError
+
+    from enough.book import teaching
+
+    path = Path(arguments.submission)
+    try:
+        submission = nbformat.read(path, as_version=4)
+    except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+        raise CommandError(f"SUBMISSION: {path} is no notebook that can be read") from error
+    name = submission.metadata.get("enough", {}).get("chapter", "")
+    pair = _pair(root, name)
+    reference = teaching.student_notebook(nbformat.read(pair.notebook, as_version=4))
+    try:
+        marks = teaching.grade(submission, reference, path.resolve().parent)
+    except (ValueError, DeadKernelError) as error:
+        raise CommandError(str(error)) from error
+    for mark in marks:
+        print(f"{mark.points:3d} of {mark.worth:d}  {mark.check}  {mark.message}".rstrip())
+    reached, worth = sum(m.points for m in marks), sum(m.worth for m in marks)
+    print(f"{reached:3d} of {worth:d}  in all")
+    scores = [
+        {"name": m.check, "score": m.points, "max_score": m.worth, "output": m.message}
+        for m in marks
+    ]
+    path.with_suffix(".json").write_text(json.dumps({"tests": scores}, indent=1) + "\n")
+    return 0
+
+
+def links(root: Path, arguments: Namespace) -> int:
+    """Ask every address of another host whether it answers; nothing is executed."""
+    with _step("links"):
+        environment = os.environ | {"ENOUGH_EXECUTION": "off"}
+        output = root / "_build" / "links"
+        command = [*_JUPYTER_BOOK, "build", str(root), "--path-output", str(output), "-q"]
+        done = _run([*command, "--builder", "linkcheck", "--keep-going"], root, environment)
+    found = sorted(output.rglob("output.json"))
+    if not found:
+        raise CommandError("the pages could not be read, see above")
+    records = map(json.loads, found[0].read_text(encoding="utf-8").splitlines())
+    broken = [record for record in records if record["status"] in ("broken", "timeout")]
+    for record in broken:
+        print(f"{record['filename']}: {record['uri']}: {record['info']}")
+    print(f"{len(broken)} addresses do not answer")
+    return int(bool(broken) or done != 0)
+
+
+def reproducible(root: Path, arguments: Namespace) -> int:
+    """Build the pages twice from the execution at hand, in two folders, and compare them."""
+    from enough.book.execution import cache_folder
+    from enough.book.reproducible import differences
+
+    cache = cache_folder(root)
+    if not cache.is_dir():
+        raise CommandError("no execution at hand: run 'make book' first")
+    with tempfile.TemporaryDirectory() as name:
+        folders = [Path(name, which) for which in ("first", "second")]
+        for folder in folders:
+            with _step(f"{folder.name} build"):
+                environment = os.environ | {"ENOUGH_EXECUTION_CACHE": str(cache)}
+                command = [*_JUPYTER_BOOK, "build", str(root), "--path-output", str(folder)]
+                if _run([*command, "-n", "-W", "--keep-going", "-q"], root, environment):
+                    raise CommandError("the pages have warnings, listed above")
+        found = list(differences(*(folder / "_build" / "html" for folder in folders)))
+    for line in found:
+        print(line)
+    print(f"{len(found)} files differ")
+    return int(bool(found))
+
+
 def _build_pages(root: Path, preview: str | None = None) -> None:
     """Execute what the cache lacks and build; a preview executes one chapter only."""
     from enough.book.execution import cache_folder, execute, preview_folder
@@ -185,8 +289,7 @@ def _build_pages(root: Path, preview: str | None = None) -> None:
             raise CommandError(f"failed: {', '.join(run.name for run in failed)}")
     with _step("pages"):
         environment = os.environ | {"ENOUGH_EXECUTION_CACHE": str(folder)}
-        command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-        command += ["build", str(root), "-n", "-W", "--keep-going", "-q"]
+        command = [*_JUPYTER_BOOK, "build", str(root), "-n", "-W", "--keep-going", "-q"]
         if _run(command, root, environment):
             raise CommandError("the pages have warnings, listed above")
 

@@ -2,6 +2,7 @@
 
 from enough.plotting.bands import Band, band
 from enough.plotting.display import show
+from enough.plotting.drawn import drawn
 from enough.plotting.figures import BookFigure, attach, description, figure
 from enough.plotting.style import (
     CARD,
@@ -29,6 +30,7 @@ __all__ = [
     "attach",
     "band",
     "description",
+    "drawn",
     "figure",
     "shades",
     "show",

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from enough.plotting.drawn import drawn
 from enough.plotting.figures import DPI, BookFigure, check_figure, description
 from enough.plotting.style import style
 from enough.plotting.tables import to_csv
@@ -41,7 +42,8 @@ def show(fig: BookFigure) -> None:
     - In a notebook: one output with the picture as ``image/png``, at twice the resolution it
       is shown at, and ``Figure: <name>`` as ``text/plain``. Alt text, caption, name, size and
       data travel in the output's metadata under ``enough.figure``, as `description` returns
-      them.
+      them. A figure without data of its own takes along what was drawn, as `drawn` reads it,
+      under ``drawn`` and ``stride``. ``columns`` keeps their order.
     - Else, with the environment variable ``ENOUGH_FIGURES`` set to a folder: the picture goes
       to ``<folder>/<name>.png`` and its data, if any, to ``<folder>/<name>.csv``.
     - Else, with an interactive backend of Matplotlib: a window.
@@ -85,6 +87,10 @@ def _emit(fig: BookFigure) -> None:
     from IPython.display import display
 
     about = description(fig)
+    if fig.enough_data is None and (read := drawn(fig)) is not None:
+        about["drawn"], about["stride"] = read
+    if columns := about.get("data") or about.get("drawn"):
+        about["columns"] = list(columns)  # notebooks sort the names of a mapping
     size = {"width": about["width"], "height": about["height"]}
     picture = base64.b64encode(_png(fig)).decode()
     display(

@@ -120,7 +120,7 @@ class GPTQ(PostTrainingQuantizer):
     >>> import torch
     >>> from enough.models import MLP
     >>> data = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
-    >>> method = GPTQ(bits=3).fit(MLP(8, [16], 2, generator=0), data)
+    >>> method = GPTQ(bits=3).fit(MLP([8, 16, 2], generator=0), data)
     >>> [row.bits for row in method.report_]
     [3, 3]
     """

@@ -286,7 +286,7 @@ def _quantize_layer(
         activation_bits=inputs.bits if coarse else None,
         input_low=inputs.range[0] if coarse else None,
         input_high=inputs.range[1] if coarse else None,
-        weight_error=_share(missed, float(matrix.norm())),
+        weight_error=_share(missed, matrix.detach().norm().item()),
         output_error=_share(rounded.error, signal) ** 0.5,
         seconds=watch.seconds,
     )

@@ -252,8 +252,17 @@ def record(
         seed=run.seed,
         command=f"make record NAME={chapter} PRESET={run.preset}",
         seconds=time.monotonic() - run.started,
+        sources=_measured_by(chapter),
         commit=os.environ.get("ENOUGH_COMMIT") or None,
     )
+
+
+def _measured_by(chapter: str) -> list[str]:
+    """Name what a chapter's numbers come from: its topic, where there is one, and the core."""
+    topic = chapter.partition("/")[0]
+    package = Path(enough.__file__).parent
+    core = ("training", "models", "data", "kernels")
+    return [f"enough.{room}" for room in (topic, *core) if (package / room).is_dir()]
 
 
 def read_tables(chapter: str, *, root: str | os.PathLike[str] | None = None) -> list[Recorded]:

@@ -1,4 +1,4 @@
-"""The Sphinx side of the book: claim boxes, figures, scoreboard, atlas and run-time table.
+"""The Sphinx side of the book: claim boxes, figures, tables of the whole book, footers.
 
 Everything shown comes from the metadata of outputs in the executed notebooks, cached ones
 included; nothing is read from files that a kernel wrote.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -23,14 +24,10 @@ from enough.book.claims import METADATA_KEY, NOT_RUN, Claim
 from enough.book.launch import BRANCH
 from enough.book.ledger import Entry, Ledger
 from enough.book.records import claim_records, records_to_csv, records_to_json
+from enough.book.sphinx import assets, figures, footer, references, syllabus, terms
+from enough.book.sphinx.parts import Measured, Placeholder, link, setup_nodes, table
 
 __all__ = ["ClaimRenderer", "setup"]
-
-FIGURE_KEY = "enough.figure"
-
-
-class Placeholder(nodes.General, nodes.Element):
-    """Stands where a table of the whole book will be, until every page is read."""
 
 
 class ClaimRenderer:
@@ -45,8 +42,8 @@ class ClaimRenderer:
             return None
         if data.mime_type == "text/plain" and METADATA_KEY in data.output_metadata:
             return [_claim_box(renderer, data)]
-        if data.mime_type == "image/png" and FIGURE_KEY in data.output_metadata:
-            return [_figure(renderer, data)]
+        if data.mime_type == "image/png" and figures.FIGURE_KEY in data.output_metadata:
+            return [figures.figure_node(renderer, data)]
         return None
 
 
@@ -85,25 +82,6 @@ def _claim_box(renderer, data) -> nodes.Element:
     return box
 
 
-def _figure(renderer, data) -> nodes.Element:
-    described = data.output_metadata[FIGURE_KEY]
-    document = renderer.renderer.document
-    figure = nodes.figure(classes=["enough-figure"])
-    if described.get("name"):
-        name = nodes.fully_normalize_name(described["name"])
-        figure["names"].append(name)
-        document.note_explicit_target(figure, figure)
-    (image,) = renderer.render_image(data)
-    image["alt"] = described["alt"]
-    figure += image
-    holder = nodes.Element()
-    with renderer.renderer.current_node_context(holder):
-        renderer.renderer.nested_render_text(described["caption"], data.line or 0)
-    first = holder.children[0]
-    figure += nodes.caption(first.rawsource, "", *first.children)
-    return figure
-
-
 def _pill(verdict: str) -> nodes.inline:
     return nodes.inline("", verdict, classes=["verdict", _css(verdict)])
 
@@ -119,7 +97,7 @@ class _PlaceholderDirective(SphinxDirective):
     optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        node = Placeholder("", kind=self.kind, argument="".join(self.arguments))
+        node = Placeholder("", kind=self.kind, argument=" ".join(self.arguments))
         self.env.enough_placeholders.add(self.env.docname)
         return [node]
 
@@ -146,6 +124,19 @@ class AtlasDirective(_PlaceholderDirective):
     """Every paper with claim, status and verdicts; with ``totals``, how many there are of each."""
 
     kind = "atlas"
+
+
+class BenchmarksDirective(_PlaceholderDirective):
+    """A part of the recorded benchmarks, as `enough.book.benchmark_nodes.PARTS` names them."""
+
+    kind = "benchmarks"
+
+
+class SyllabusDirective(_PlaceholderDirective):
+    """A plan of so many weeks, or, without a number, what each chapter asks of a student."""
+
+    kind = "syllabus"
+    optional_arguments = 2
 
 
 class RunTimesDirective(_PlaceholderDirective):
@@ -186,9 +177,22 @@ def _reading_order(app: Sphinx) -> list[str]:
 def _fill(app: Sphinx, node: Placeholder, page: str) -> list[nodes.Node]:
     ledger = _ledger(app)
     if node["kind"] == "totals":
+        if node["argument"] == "parts":
+            return [_totals_of_parts(app, page, ledger)]
         return [_totals(ledger.within(node["argument"]))]
+    if node["kind"] == "references":
+        return [references.references_list(app, page, node["argument"].split(","))]
+    if node["kind"] == "syllabus":
+        if not node["argument"]:
+            return syllabus.chapter_nodes(app, page)
+        return [syllabus.plan_table(app, page, *map(int, node["argument"].split()))]
     if node["kind"] == "atlas":
         return [_atlas(app, page, node["argument"], ledger)]
+    if node["kind"] == "benchmarks":
+        from enough.book.benchmark_nodes import benchmark_nodes
+
+        folder = Path(app.outdir, page).parent
+        return benchmark_nodes(node["argument"], folder, table, _pill)
     if node["kind"] == "scoreboard":
         return [
             *_downloads(app, page, ledger),
@@ -216,6 +220,26 @@ def _totals(ledger: Ledger) -> nodes.Node:
         paragraph += group
         paragraph += nodes.Text(" ")
     return paragraph
+
+
+def _totals_of_parts(app: Sphinx, page: str, ledger: Ledger) -> nodes.Node:
+    """One row a part: how many of its claims have each verdict."""
+    rows = []
+    folders = dict.fromkeys(entry.page.rpartition("/")[0] for entry in ledger.entries)
+    for folder in folders:
+        index = f"{folder}/index"
+        known = index in app.env.titles
+        name = app.env.titles[index].astext() if known else folder
+        title = link(app, page, index, "", name) if known else nodes.inline("", name)
+        counts = ledger.within(f"{folder}/").totals()
+        cells = [[nodes.paragraph("", str(count))] for count in counts.values()]
+        rows.append([[nodes.paragraph("", "", title)], *cells])
+    whole = [[nodes.paragraph("", "", nodes.strong("", "All"))]]
+    whole += [
+        [nodes.paragraph("", "", nodes.strong("", str(count)))]
+        for count in ledger.totals().values()
+    ]
+    return table(["Part", *ledger.totals()], [*rows, whole], classes=["totals-of-parts"])
 
 
 def _atlas(app: Sphinx, page: str, argument: str, ledger: Ledger) -> nodes.Node:
@@ -249,7 +273,7 @@ def _downloads(app: Sphinx, page: str, ledger: Ledger) -> list[nodes.Node]:
 
 def _chapter_title(app: Sphinx, page: str, target: str) -> nodes.Node:
     title = nodes.rubric(classes=["scoreboard-chapter"])
-    title += _link(app, page, target, "", app.env.titles[target].astext())
+    title += link(app, page, target, "", app.env.titles[target].astext())
     return title
 
 
@@ -264,8 +288,8 @@ def _claims_table(
         source += nodes.Text(claim.where)
         run = nodes.paragraph("", f"{claim.preset} preset on {claim.device}", classes=["claim-run"])
         if entry.date:
-            run += [nodes.Text(", "), nodes.inline("", entry.date, classes=["measured"])]
-        sentence = _link(app, page, entry.page, entry.anchor, claim.sentence)
+            run += [nodes.Text(", "), Measured("", entry.date)]
+        sentence = link(app, page, entry.page, entry.anchor, claim.sentence)
         cell: list[nodes.Node] = [nodes.paragraph("", "", sentence)]
         if claim.control:
             cell.append(nodes.paragraph("", "negative control", classes=["claim-control"]))
@@ -281,7 +305,7 @@ def _claims_table(
                 [source],
             ]
         )
-    return _table(heads, rows, classes=["scoreboard"])
+    return table(heads, rows, classes=["scoreboard"])
 
 
 def _run_times(app: Sphinx, page: str, argument: str) -> nodes.Node:
@@ -296,42 +320,19 @@ def _run_times(app: Sphinx, page: str, argument: str) -> nodes.Node:
             continue
         chapter = name.removeprefix("chapters/")
         recorded = {}
-        for table in recording.read_tables(chapter):
-            known = recorded.get(table.preset, 0.0)
-            recorded[table.preset] = max(known, table.provenance["seconds"])
+        for one in recording.read_tables(chapter):
+            known = recorded.get(one.preset, 0.0)
+            recorded[one.preset] = max(known, one.provenance["seconds"])
         seconds = [executed["runtime"], recorded.get("gpu"), recorded.get("full")]
-        cells = [[nodes.paragraph("", "", _measured(value))] for value in seconds]
-        title = _link(app, page, name, "", app.env.titles[name].astext())
+        cells = [[nodes.paragraph("", "", _seconds(value))] for value in seconds]
+        title = link(app, page, name, "", app.env.titles[name].astext())
         rows.append(cells if own else [[nodes.paragraph("", "", title)], *cells])
     heads = ["cpu preset, this build", "gpu preset, recorded", "full preset, recorded"]
-    return _table(heads if own else ["Chapter", *heads], rows, classes=["run-times"])
+    return table(heads if own else ["Chapter", *heads], rows, classes=["run-times"])
 
 
-def _measured(seconds: float | None) -> nodes.inline:
-    text = "not recorded" if seconds is None else f"{seconds:.0f} s"
-    return nodes.inline("", text, classes=["measured"])
-
-
-def _table(heads: list[str], rows: list[list[list[nodes.Node]]], classes: list[str]) -> nodes.Node:
-    table = nodes.table(classes=[*classes, "colwidths-auto"])
-    group = nodes.tgroup(cols=len(heads))
-    table += group
-    group += [nodes.colspec(colwidth=1) for _ in heads]
-    head = nodes.thead()
-    head += nodes.row("", *[nodes.entry("", nodes.paragraph("", text)) for text in heads])
-    group += head
-    body = nodes.tbody()
-    for row in rows:
-        body += nodes.row("", *[nodes.entry("", *cell) for cell in row])
-    group += body
-    return table
-
-
-def _link(app: Sphinx, page: str, target: str, anchor: str, text: str) -> nodes.reference:
-    uri = app.builder.get_relative_uri(page, target)
-    if anchor:
-        uri += f"#{anchor}"
-    return nodes.reference("", text, internal=True, refuri=uri)
+def _seconds(seconds: float | None) -> Measured:
+    return Measured("", "not recorded" if seconds is None else f"{seconds:.0f} s")
 
 
 def _paper_link(app: Sphinx, key: str) -> nodes.Node:
@@ -351,6 +352,8 @@ def _on_config(app: Sphinx, config: Any) -> None:
         app.events.listeners[event] = kept
     styles = app.registry.css_files
     styles[:] = [style for style in styles if style[0] != "sphinx-thebe.css"]
+    if os.environ.get("ENOUGH_EXECUTION") == "off":
+        config.nb_execution_mode = "off"
     folder = os.environ.get("ENOUGH_EXECUTION_CACHE")
     if folder:
         config.nb_execution_cache_path = folder
@@ -360,9 +363,20 @@ def _on_start(app: Sphinx) -> None:
     env = app.env
     env.enough_ledger = getattr(env, "enough_ledger", {})
     env.enough_placeholders = getattr(env, "enough_placeholders", set())
+    env.enough_lessons = getattr(env, "enough_lessons", {})
+    env.enough_definitions = getattr(env, "enough_definitions", {})
+    env.enough_definitions_shown = getattr(env, "enough_definitions_shown", {})
+    env.enough_term_pages = getattr(env, "enough_term_pages", set())
+    app.enough_order = lambda: _reading_order(app)
+    footer.collect_provenance(app)
     env.enough_papers = {}
     for path in app.config.bibtex_bibfiles:
         env.enough_papers.update(read_citations(Path(app.srcdir, path)))
+
+
+def _before_collectors(app: Sphinx, doctree: nodes.document) -> None:
+    """What must stand on the page before Sphinx reads its table of contents."""
+    references.add_references(app, doctree)
 
 
 def _on_read(app: Sphinx, doctree: nodes.document) -> None:
@@ -373,29 +387,58 @@ def _on_read(app: Sphinx, doctree: nodes.document) -> None:
     ]
     if claims:
         app.env.enough_ledger[app.env.docname] = claims
+    syllabus.collect_lesson(app, doctree)
+    terms.collect_definitions(app.env, doctree)
+    if any(node.get("reftype") == "term" for node in doctree.findall(pending_xref)):
+        app.env.enough_term_pages.add(app.env.docname)
 
 
 def _on_purge(app: Sphinx, env: Any, docname: str) -> None:
     env.enough_ledger.pop(docname, None)
+    env.enough_lessons.pop(docname, None)
     env.enough_placeholders.discard(docname)
+    env.enough_term_pages.discard(docname)
+    for name in [name for name, (page, *_) in env.enough_definitions.items() if page == docname]:
+        del env.enough_definitions[name]
 
 
 def _on_merge(app: Sphinx, env: Any, docnames: set[str], other: Any) -> None:
-    env.enough_ledger.update({d: c for d, c in other.enough_ledger.items() if d in docnames})
+    for kept, read in (
+        (env.enough_ledger, other.enough_ledger),
+        (env.enough_lessons, other.enough_lessons),
+    ):
+        kept.update({docname: entry for docname, entry in read.items() if docname in docnames})
+    for name, entry in other.enough_definitions.items():
+        if entry[0] in docnames:
+            env.enough_definitions[name] = entry
     env.enough_placeholders.update(other.enough_placeholders & set(docnames))
+    env.enough_term_pages.update(other.enough_term_pages & set(docnames))
 
 
 def _on_updated(app: Sphinx, env: Any) -> list[str]:
-    return sorted(env.enough_placeholders)
+    return sorted({*env.enough_placeholders, *terms.changed_pages(env)})
 
 
 def _on_resolved(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for node in list(doctree.findall(Placeholder)):
         node.replace_self(_fill(app, node, docname))
+    figures.write_data(app, doctree, docname)
+
+
+def _on_finished(app: Sphinx, exception: Exception | None) -> None:
+    if exception is None and app.builder.format == "html":
+        assets.slim(Path(app.outdir, "_static"))
 
 
 def _on_page(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
-    """Point the launch buttons to the branch that holds notebooks in plain Markdown."""
+    """Complete a page: definitions, banner, footer, and launch buttons to the right branch."""
+    if doctree is not None:
+        executed = _date(app, page) if page in app.env.nb_metadata else ""
+        context["body"] = (
+            context["body"].replace("</h1>", "</h1>" + footer.banner_html(page), 1)
+            + terms.definitions_html(app, doctree)
+            + footer.footer_html(app, page, executed)
+        )
     branch = app.config.html_theme_options.get("repository_branch", "main")
     for group in context.get("header_buttons", []):
         if group.get("label") != "launch-buttons":
@@ -421,23 +464,27 @@ def setup(app: Sphinx) -> dict[str, Any]:
     dict
         Version and safety flags.
     """
-    app.add_node(Placeholder)
+    setup_nodes(app)
     app.add_directive("scoreboard", ScoreboardDirective)
     app.add_directive("did-not-reproduce", NegativesDirective)
     app.add_directive("claim-totals", TotalsDirective)
     app.add_directive("atlas", AtlasDirective)
+    app.add_directive("benchmarks", BenchmarksDirective)
     app.add_directive("run-times", RunTimesDirective)
+    app.add_directive("syllabus", SyllabusDirective)
     app.connect("config-inited", _on_config, priority=900)
     app.connect("builder-inited", _on_start)
+    app.connect("doctree-read", _before_collectors, priority=100)
     app.connect("doctree-read", _on_read)
     app.connect("env-purge-doc", _on_purge)
     app.connect("env-merge-info", _on_merge)
     app.connect("env-updated", _on_updated)
     app.connect("doctree-resolved", _on_resolved)
     app.connect("html-page-context", _on_page, priority=900)
+    app.connect("build-finished", _on_finished)
     return {
         "version": __version__,
-        "env_version": 1,
+        "env_version": 2,
         "parallel_read_safe": True,
         "parallel_write_safe": True,
     }
