@@ -1,8 +1,9 @@
 """How time and memory of the central routines grow with their size, over two decades or more.
 
-Every curve states from theory between which two numbers its exponent must lie (bounds of time were
-written before the first run, some ranges of sizes after it, as the curves say): the slope of the logarithm of the measured value over the logarithm of the size. ``curves`` measures;
-the page of the book fits the slopes and compares.
+Every curve states from theory between which two numbers its exponent must lie: the slope of the
+logarithm of the measured value over the logarithm of the size. The bounds of time were written
+before the first run, some ranges of sizes after it, as those curves say. ``curves`` measures; the
+page of the book fits the slopes and compares.
 """
 
 from __future__ import annotations
