@@ -4,6 +4,17 @@ Functions named ``*_point`` compute one point of a sweep from plain arguments an
 results, ready for `enough.training.Sweep`; functions named ``*_table`` run a whole grid.
 """
 
+from enough.quantization.experiments.int4_language_models import (
+    INT4_FORMATS,
+    ByteModels,
+    adapter_point,
+    byte_models,
+    format_bits,
+    gptq_blocks,
+    loud_channels,
+    round_blocks,
+    weight_kurtosis,
+)
 from enough.quantization.experiments.layerwise import (
     LAYERWISE_METHODS,
     allocation_point,
@@ -13,7 +24,6 @@ from enough.quantization.experiments.layerwise import (
     fine_tune,
     judge,
     layerwise_point,
-    mean_divergence,
     rounding_tasks_point,
     shared_layer_point,
     with_images,
@@ -41,11 +51,15 @@ from enough.quantization.experiments.uniform import (
 )
 
 __all__ = [
+    "INT4_FORMATS",
     "LAYERWISE_METHODS",
+    "ByteModels",
     "DigitNetworks",
     "Layer",
     "absmax_moment",
+    "adapter_point",
     "allocation_point",
+    "byte_models",
     "channel_gaps",
     "clipping_point",
     "compress",
@@ -53,23 +67,27 @@ __all__ = [
     "digit_module",
     "divergence_point",
     "fine_tune",
+    "format_bits",
     "gaussian_clip_error",
     "gaussian_rounding_ratio",
+    "gptq_blocks",
     "inject_outliers",
     "judge",
     "lattice_point",
     "lattice_ratio",
     "layerwise_point",
-    "mean_divergence",
+    "loud_channels",
     "mlps",
     "optimal_gaussian_clip",
     "quantize_networks",
     "reestimate_norms",
     "rescale_channels",
+    "round_blocks",
     "rounding_point",
     "rounding_tasks_point",
     "rows_point",
     "scores",
     "shared_layer_point",
+    "weight_kurtosis",
     "with_images",
 ]

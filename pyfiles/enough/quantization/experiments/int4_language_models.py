@@ -112,12 +112,12 @@ def byte_models(
     *,
     members: int = 4,
     layers: int = 2,
-    steps: int = 200,
-    batch: int = 16,
+    steps: int = 160,
+    batch: int = 8,
     context: int = 32,
-    lr: float = 4e-3,
-    windows: int = 256,
-    calibration: int = 64,
+    lr: float = 0.012,
+    windows: int = 192,
+    calibration: int = 32,
     seed: int = 0,
     device: str = "cpu",
 ) -> ByteModels:
@@ -134,11 +134,11 @@ def byte_models(
         Number of models.
     layers : int, default 2
         Blocks.
-    steps : int, default 200
+    steps : int, default 160
         Updates of Adam, the learning rate falling linearly to zero after a short warm-up.
     batch, context : int
         Windows an update, and predictions a window.
-    lr : float, default 4e-3
+    lr : float, default 0.012
         Peak learning rate at width 64; maximal-update parameterization carries it to others.
     windows, calibration : int
         Held-out windows, and windows for calibration.
@@ -390,7 +390,7 @@ def adapter_point(
     member: int,
     *,
     rank: int = 4,
-    steps: int = 40,
+    steps: int = 30,
     batch: int = 16,
     lr: float = 4e-3,
     transform: Callable[[Tensor], Tensor] | None = None,
