@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 
+import nbformat
 import pytest
 from data_helpers import checksum
+from nbclient import NotebookClient
 
 from enough.data import (
     ChecksumError,
@@ -404,3 +406,11 @@ def test_pooch_stays_silent(site, sandbox, table, capfd):
     site.answers["/squares.csv"] = [ALTERED, GOOD]
     load("squares", registry=table)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_downloader_says_nothing_of_widgets_in_a_notebook():
+    cell = nbformat.v4.new_code_cell("from enough.data import store\nstore.cache_folder().name")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata=kernel)
+    outputs = NotebookClient(notebook, timeout=120).execute().cells[0].outputs
+    assert [output.output_type for output in outputs] == ["execute_result"]

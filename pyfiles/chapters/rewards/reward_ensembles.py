@@ -56,7 +56,7 @@ COUNTS = tuple(2**k for k in range(13))  # best of 1 to best of 4096
 EARLY, LAST = COUNTS.index(64), -1
 SIZE = 5  # judges in an ensemble
 dial = run.pick(
-    cpu=dict(worlds=16, noisy=40, herding=12, pool=2**14),
+    cpu=dict(worlds=16, noisy=40, herding=9, pool=3 * 2**12),
     gpu=dict(worlds=64, noisy=96, herding=128, pool=2**15),
     full=dict(worlds=256, noisy=256, herding=512, pool=2**15),
 )
@@ -514,7 +514,13 @@ at_size = {
         clean.scores, clean.gold, size, SIZE_RULES, (COUNTS[LAST],)
     )["value"]
     for size in SIZES
+    if size not in (1, SIZE)  # these we have
 }
+for size, names in ((1, ("single", "single")), (SIZE, SIZE_RULES)):
+    at_size[size] = {
+        rule: clean_curves["value"][name][..., LAST:]
+        for rule, name in zip(SIZE_RULES, names, strict=True)
+    }
 more, more_interval = mean_interval(
     (at_size[8]["WCO"].mean(1) - at_size[5]["WCO"].mean(1))[:, 0]
 )

@@ -7,10 +7,14 @@ import hashlib
 import logging
 import os
 import tempfile
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+
+from tqdm import TqdmWarning
 
 from enough.data.catalog import Checksum, DataFile, Entry
 from enough.data.errors import (
@@ -57,8 +61,7 @@ def cache_folder() -> Path:
     pathlib.Path
         ``ENOUGH_CACHE`` if set, else the platform's cache folder. It may not exist yet.
     """
-    import pooch
-
+    pooch = _pooch()
     given = os.environ.get(CACHE_VARIABLE)
     return Path(given).expanduser() if given else Path(pooch.os_cache("how-much-is-enough"))
 
@@ -188,9 +191,16 @@ def fetch(
         raise
 
 
-def _download(entry: Entry, file: DataFile, cached: Path) -> Path:
-    import pooch
+def _pooch() -> ModuleType:
+    """Import pooch without what its progress bar says of widgets that no notebook here needs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TqdmWarning)
+        import pooch
+    return pooch
 
+
+def _download(entry: Entry, file: DataFile, cached: Path) -> Path:
+    pooch = _pooch()
     failures: list[str] = []
     refused = False
     for url in file.urls:
@@ -238,9 +248,7 @@ class _CheckedDownloader:
         self.file = file
 
     def __call__(self, url: str, output_file: str, pooch_instance: object) -> None:
-        import pooch
-
-        http = pooch.HTTPDownloader(chunk_size=_CHUNK, timeout=_TIMEOUT)
+        http = _pooch().HTTPDownloader(chunk_size=_CHUNK, timeout=_TIMEOUT)
         http(url, output_file, pooch_instance)
         path = Path(output_file)
         if not matches(path, self.file):

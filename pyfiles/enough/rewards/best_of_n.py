@@ -209,7 +209,7 @@ def best_of_n(proxy: Any, gold: Any, n: Any) -> BestOfN:
         values.reshape(-1, n_samples).split(group),
         strict=True,
     ):
-        ranked, order = some_scores.sort(dim=-1, descending=True)
+        ranked, order = _rank(some_scores)
         earned = _average_ties(ranked, some_values.gather(-1, order))
         columns = torch.cat([earned, ranked]).T.contiguous()
         parts.append(_weighted_sums(columns, distinct).unflatten(1, (2, -1)))
@@ -428,6 +428,14 @@ def best_of_n_kl_ceiling(probs: Any, scores: Any) -> float:
     """
     _, _, mass = read_levels(probs, scores)
     return max(0.0, -float(mass[-1].log()))
+
+
+def _rank(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort rows from the best score down; return the scores and where they were."""
+    if scores.device.type != "cpu":
+        return tuple(scores.sort(dim=-1, descending=True))
+    order = torch.from_numpy(np.argsort(-scores.numpy(), axis=-1))  # faster than torch's here
+    return scores.gather(-1, order), order
 
 
 def _average_ties(scores: Tensor, values: Tensor) -> Tensor:

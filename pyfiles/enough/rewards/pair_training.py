@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from enough.runtime import chunks
 from enough.runtime import progress as progress_bar
@@ -77,9 +78,9 @@ def train_on_pairs(
     for part, step in progress_bar(work, len(work), "reward models") if progress else work:
         if step == 0:
             own = [params[name][part].clone() for name in names]
-            optimizer = torch.optim.AdamW(
-                own, lr=lr, weight_decay=weight_decay, fused=device.type in ("cpu", "cuda")
-            )
+            grads = list(own)  # all of them are replaced
+            first, second = ([torch.zeros_like(p) for p in own] for _ in range(2))
+            counts = [torch.zeros((), device=device) for _ in own]
             order = BatchOrder(generators[part], pairs.shape[1], batch_size)
         rows = order.next() + place[part, None]
         size = rows.shape[1]
@@ -92,15 +93,29 @@ def train_on_pairs(
         )
         wrong, center = torch.sigmoid(rejected - chosen), 2.0 * centering * (chosen + rejected)
         slope = torch.stack([center - wrong, center + wrong], -1).view(len(rows), -1, 1) / size
-        own[-2].grad = (slope * hidden[-1]).sum(1, keepdim=True)
-        own[-1].grad = slope.sum(1)
+        grads[-2], grads[-1] = (slope * hidden[-1]).sum(1, keepdim=True), slope.sum(1)
         slope = slope * own[-2]
         for i in reversed(range(depth - 1)):
             slope *= hidden[i + 1].sign()  # the derivative of ReLU, 0 or 1
-            own[2 * i].grad, own[2 * i + 1].grad = torch.bmm(slope.mT, hidden[i]), slope.sum(1)
+            grads[2 * i], grads[2 * i + 1] = torch.bmm(slope.mT, hidden[i]), slope.sum(1)
             if i > 0:
                 slope = torch.bmm(slope, own[2 * i])
-        optimizer.step()
+        adamw(
+            own,
+            grads,
+            first,
+            second,
+            [],
+            counts,
+            fused=device.type in ("cpu", "cuda"),
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=lr,
+            weight_decay=weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
         if step == steps - 1:
             for name, value in zip(names, own, strict=True):
                 params[name][part] = value

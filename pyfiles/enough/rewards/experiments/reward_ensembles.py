@@ -124,8 +124,7 @@ def score_answers(
     where = str(resolve_device(device))
     token_worlds, answers, gold, bursts = _reference_answers(worlds, pool, seed, where)
     if mislabeled:
-        config = replace(BURST_WORLD, mislabeled=mislabeled)
-        token_worlds = TokenWorlds(worlds, seed=seed, config=config, device=where)
+        token_worlds = _mislabeled_worlds(worlds, mislabeled, seed, where)
     pairs = token_worlds.preferences(n_pairs, noise=noise)
     models = RewardModels(_TRUNKS[trunk](members), seed=seed, steps=steps)
     models.fit(pairs.chosen, pairs.rejected, progress=False)
@@ -348,3 +347,10 @@ def _reference_answers(
     token_worlds = TokenWorlds(worlds, seed=seed, config=BURST_WORLD, device=device)
     answers = token_worlds.features(token_worlds.sample(pool))
     return token_worlds, answers, token_worlds.gold(answers), token_worlds.bursts(answers)
+
+
+@functools.lru_cache(maxsize=1)
+def _mislabeled_worlds(worlds: int, mislabeled: int, seed: int, device: str) -> TokenWorlds:
+    """Return worlds with another annotator; kept, since it takes long to set gold's unit."""
+    config = replace(BURST_WORLD, mislabeled=mislabeled)
+    return TokenWorlds(worlds, seed=seed, config=config, device=device)
