@@ -280,6 +280,25 @@ def test_effective_tokens_of_unlimited_repeats_are_the_tokens():
     assert (1 + limit * (1 - np.exp(-repeats / limit))) / 4 == pytest.approx(0.931, abs=5e-4)
 
 
+def test_the_profile_of_repeated_data_is_the_lowest_objective_on_a_grid():
+    table = runs(0.01, 4).assign(unique_tokens=lambda t: t.tokens / 6)
+    truth = {"R_D": 12.0, "R_N": 5.0}
+    clean = DataConstrainedLaw.evaluate(truth, table, base=CHINCHILLA)
+    table = table.assign(loss=clean * np.exp(0.002 * np.random.default_rng(1).normal(size=60)))
+    fit = DataConstrainedLaw.fit(table, base=CHINCHILLA, huber_delta=np.inf)
+
+    def objective(**limits):
+        found = DataConstrainedLaw.evaluate(limits, table, base=CHINCHILLA)
+        return (np.log(found / table.loss) ** 2).sum() / 2
+
+    assert fit.profile("R_D", [fit.params["R_D"]]) == pytest.approx(fit.objective, rel=1e-9)
+    for name, other in (("R_D", "R_N"), ("R_N", "R_D")):
+        brute = min(objective(**{name: 7.0, other: v}) for v in np.geomspace(0.1, 1e3, 3000))
+        assert fit.profile(name, [7.0])[0] == pytest.approx(brute, rel=1e-4)
+    with pytest.raises(ValueError, match="values: expected numbers > 0 for R_D"):
+        fit.profile("R_D", [0.0])
+
+
 def test_annealing_areas_are_the_sums_of_their_definition():
     rates = np.array([3.0, 3.0, 2.0, 2.5, 0.5])
     forward, annealed = annealing_areas(rates, 0.9)

@@ -102,6 +102,17 @@ def test_repeated_data_give_the_published_r_squared_and_a_lower_objective():
     fit = DataConstrainedLaw.fit(runs, base=base)
     assert fit.objective < 0.01580471
     assert fit.params["R_D"] == pytest.approx(95.4, abs=0.5)
+    # The constants are hardly identified: the profile is flat, and resamples run off to no decay.
+    profile = fit.profile("R_D", [5.0, 15.387756, fit.params["R_D"], 1e5]) / fit.objective
+    assert profile[0] > 1.02
+    assert profile[1] == pytest.approx(1.00135, abs=1e-4)
+    assert profile[2] == pytest.approx(1.0, abs=1e-9)
+    assert profile[3] < 1.01
+    assert fit.not_identified == ()  # the curvature at the optimum does not see it
+    fit = DataConstrainedLaw.fit(runs, base=base, bootstrap=60, generator=0)
+    assert "R_D" in fit.not_identified
+    low, high = np.quantile(fit.bootstrap["R_D"], [0.1, 0.9])
+    assert low < 15.4 < 1e4 < high
 
 
 def test_translation_extrapolates_within_two_percent():

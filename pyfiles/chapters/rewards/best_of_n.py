@@ -442,7 +442,7 @@ glue("formula64", rw.best_of_n_kl(64))
 # %%
 few = sizes | dict(members=2, unrelated=1)
 naive = experiments.overoptimization_point(
-    "naive", (0.25,), worlds=dial.worlds // 2, **few
+    "naive", (0.25,), worlds=dial.worlds // 2, **few | dict(members=4)
 )
 naive_clean = experiments.overoptimization_point(
     "naive", (0.0,), worlds=dial.worlds // 5, **few

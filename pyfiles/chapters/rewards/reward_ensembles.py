@@ -56,7 +56,7 @@ COUNTS = tuple(2**k for k in range(13))  # best of 1 to best of 4096
 EARLY, LAST = COUNTS.index(64), -1
 SIZE = 5  # judges in an ensemble
 dial = run.pick(
-    cpu=dict(worlds=16, noisy=40, herding=12, pool=3 * 2**12),
+    cpu=dict(worlds=16, noisy=40, herding=12, pool=2**14),
     gpu=dict(worlds=64, noisy=96, herding=128, pool=2**15),
     full=dict(worlds=256, noisy=256, herding=512, pool=2**15),
 )

@@ -8,6 +8,7 @@ symbols, covariance, bootstrap, condition number and the share of starts that ag
 
 from enough.scaling import published
 from enough.scaling.annealing import AnnealingLaw, MultiPowerLaw, annealing_areas
+from enough.scaling.filtering import DataFilteringLaw
 from enough.scaling.fit import Fit, IdentifiabilityWarning
 from enough.scaling.hyperparameters import CriticalBatchLaw, HyperparameterLaw
 from enough.scaling.joint import DataConstrainedLaw, DownstreamLaw, KaplanLaw, TranslationLaw
@@ -27,6 +28,7 @@ __all__ = [
     "ChinchillaLaw",
     "CriticalBatchLaw",
     "DataConstrainedLaw",
+    "DataFilteringLaw",
     "DownstreamLaw",
     "Fit",
     "HyperparameterLaw",
