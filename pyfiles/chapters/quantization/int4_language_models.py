@@ -191,10 +191,10 @@ plotting.show(fig)
 #
 # ```{math}
 # :label: eq-int4-nf4
-# a_k \propto \Phi^{-1}(u_k), \qquad u_k \text{ evenly spaced on either side of } \tfrac12, \quad a_k = 0 \text{ among them},
+# a_k \propto \Phi^{-1}(u_k), \qquad \max_k a_k = 1,
 # ```
 #
-# with $\max_k a_k = 1$, multiplied by the largest absolute weight of a block of 64. *Double quantization* stores these maxima in 8 bits, with
+# with $u_k$ evenly spaced on either side of $\tfrac12$ and $a_k = 0$ among them, multiplied by the largest absolute weight of a block of 64. *Double quantization* stores these maxima in 8 bits, with
 # a 32-bit step for 256 of them: $4 + 8/64 + 32/(64 \cdot 256) = 4.127$ bits a weight in place of $4 + 32/64 = 4.5$.
 # Equal use of levels maximizes the entropy of the codes. It does not minimize the squared error, which would spend more levels on the tails.
 #
