@@ -285,6 +285,7 @@ def adaquant(W, S, grid, steps=200):
     return best
 
 
+# %%
 errors = {
     "nearest": q.nearest(W, S_n, grid).error,
     "gptq": library.error,
@@ -316,6 +317,7 @@ def overfitting_factor(S_n, S):
     )[-1].item()
 
 
+# %%
 live = (rows[0].square().mean(0) > 1e-6).nonzero().flatten()
 test_rows = q.layer_rows(conv, hidden(nets.test[0]))[..., live]
 S = (test_rows[0].mT @ test_rows[0]) / test_rows.shape[1]
@@ -364,6 +366,15 @@ for n in SIZES:
         models = experiments.compress(some, method, 2, seed=run.seed)
         fits[method, n] = experiments.judge(some, models)
 
+
+# %%
+def mean_and_error(groups):
+    """Means and standard errors, one of each for every group of networks."""
+    groups = list(groups)
+    errors = [group.std(ddof=1) / len(group) ** 0.5 for group in groups]
+    return [group.mean() for group in groups], errors
+
+
 # %% tags=["hide-input"]
 fig, axes = plotting.figure(
     alt="Divergence against number of images on log axes, two panels for layer-wise "
@@ -377,11 +388,9 @@ fig, axes = plotting.figure(
 )
 for ax, method in zip(axes, PAIR, strict=True):
     for part, style in (("divergence", "-"), ("calibration", "--")):
-        cells = [fits[method, n][part] for n in SIZES]
         ax.errorbar(
             SIZES,
-            [cell.mean() for cell in cells],
-            [cell.std(ddof=1) / len(cell) ** 0.5 for cell in cells],
+            *mean_and_error(fits[method, n][part] for n in SIZES),
             linestyle=style,
             capsize=2,
             label={"divergence": "test", "calibration": "calibration"}[part],
@@ -493,8 +502,7 @@ lines = {
 for label, (cells, style) in lines.items():
     ax.errorbar(
         list(cells),
-        [cell.mean() for cell in cells.values()],
-        [cell.std(ddof=1) / len(cell) ** 0.5 for cell in cells.values()],
+        *mean_and_error(cells.values()),
         linestyle=style,
         capsize=2,
         label=label,
