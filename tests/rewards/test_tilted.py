@@ -122,6 +122,17 @@ def test_solving_for_nothing():
     assert solve_tilt([1.0, 1.0], 0.0) == math.inf
 
 
+def test_solving_for_the_highest_score_alone():
+    # Two answers share the highest score and hold 0.3 and 0.1 of the base.
+    base, scores = [0.6, 0.3, 0.1], [0.0, 2.0, 2.0]
+    ceiling = -math.log(0.4)
+    assert solve_tilt(scores, ceiling * (1 + 1e-14), probs=base) == 0.0
+    assert solve_tilt(scores, ceiling * (1 - 1e-9), probs=base) > 0.0
+    found = tilted_frontier(scores, scores, 0.0, probs=base)
+    assert found.proxy == pytest.approx(2.0, rel=1e-14)
+    assert found.kl == pytest.approx(ceiling, rel=1e-14)
+
+
 def test_best_of_n_is_not_above_the_frontier():
     for n in (2, 5, 20):
         kl = best_of_n_kl_exact(PROBS, SCORES, n)
@@ -162,8 +173,8 @@ def test_kind_and_dtype_come_back(dtype):
         (lambda: tilted_frontier([0.0, 1.0], [0.0, 1.0], []), "^beta"),
         (lambda: tilted_frontier([0.0, 1.0], [0.0], 1.0), "^proxy, gold"),
         (lambda: solve_tilt([0.0, 1.0], -0.1), "^kl"),
-        (lambda: solve_tilt([0.0, 1.0], math.log(2)), "^kl: expected less than 0.693"),
-        (lambda: solve_tilt([1.0, 1.0], 0.1), "^kl: expected less than 0.0"),
+        (lambda: solve_tilt([0.0, 1.0], math.log(2) + 1e-9), "^kl: expected at most 0.693"),
+        (lambda: solve_tilt([1.0, 1.0], 0.1), "^kl: expected at most 0.0"),
         (lambda: solve_tilt([1.0, math.nan], 0.1), "^proxy"),
     ],
 )

@@ -37,6 +37,7 @@ __all__ = ["RANGE_METHODS", "choose_qparams", "qparams_from_range"]
 RANGE_METHODS = ("minmax", "percentile", "mse", "kl")
 _KL_BINS = 2048
 _KL_ROWS = 512
+_SEARCH_ENTRIES = 2**17
 
 
 def choose_qparams(
@@ -305,16 +306,18 @@ def _squared_error_range(
 
     def error(bottom: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
         step, zero = _grid(bottom, top, low, high, symmetric, rows.dtype)
-        ratio = rows / step[:, None]
-        nearest = torch.round(ratio).clamp_((low - zero)[:, None], (high - zero)[:, None])
+        ratio = rows / step[..., None]
+        nearest = torch.round(ratio).clamp_((low - zero)[..., None], (high - zero)[..., None])
         miss = ratio.sub_(nearest)
         power = miss.square_() if norm == 2.0 else miss.abs_().pow_(norm)
-        return power.sum(1, dtype=torch.float64) * step.double() ** norm
+        return power.sum(-1, dtype=torch.float64) * step.double() ** norm
 
-    best = _descend(error, lowest, highest, [(f, f) for f in shrink])
+    # Small weights would spend the search in calls: as many candidates at once as fit a cache.
+    block = max(1, _SEARCH_ENTRIES // max(1, rows.numel()))
+    best = _descend(error, lowest, highest, [(f, f) for f in shrink], block)
     if not symmetric:
-        best = _descend(error, lowest, highest, [(None, f) for f in shrink], best)
-        best = _descend(error, lowest, highest, [(f, None) for f in shrink], best)
+        best = _descend(error, lowest, highest, [(None, f) for f in shrink], block, best)
+        best = _descend(error, lowest, highest, [(f, None) for f in shrink], block, best)
     return best[0], best[1]
 
 
@@ -323,16 +326,24 @@ def _descend(
     lowest: torch.Tensor,
     highest: torch.Tensor,
     fractions: list[tuple[float | None, float | None]],
+    block: int,
     best: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the best ends and their cost; ``None`` keeps an end at the best found before."""
+    """Return the best ends and their cost; ``None`` keeps an end at the best found before.
+
+    ``cost`` takes ends of shape (candidates, rows), ``block`` candidates at once. The first of
+    equal costs is kept.
+    """
     if best is None:
-        best = (lowest, highest, cost(lowest, highest))
+        best = (lowest, highest, cost(lowest[None], highest[None])[0])
     start_low, start_high, _ = best
-    for below, above in fractions:
-        bottom = start_low if below is None else below * lowest
-        top = start_high if above is None else above * highest
+    for start in range(0, len(fractions), block):
+        chosen = fractions[start : start + block]
+        bottom = torch.stack([start_low if f is None else f * lowest for f, _ in chosen])
+        top = torch.stack([start_high if f is None else f * highest for _, f in chosen])
         found = cost(bottom, top)
+        first = found.argmin(0, keepdim=True)
+        found, bottom, top = (x.gather(0, first)[0] for x in (found, bottom, top))
         better = found < best[2]
         best = (
             torch.where(better, bottom, best[0]),
@@ -388,5 +399,8 @@ def _divergence_range(
         tiny = torch.finfo(torch.float64).tiny
         return torch.xlogy(p, p / q.clamp(min=tiny)).sum(1)
 
-    best = _descend(divergence, lowest, highest, [(f, f) for f in shrink])
+    def divergences(bottom: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+        return torch.stack([divergence(*ends) for ends in zip(bottom, top, strict=True)])
+
+    best = _descend(divergences, lowest, highest, [(f, f) for f in shrink], 1)
     return best[0], best[1]

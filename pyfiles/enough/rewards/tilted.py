@@ -28,6 +28,8 @@ from enough.runtime.validation import as_tensors, check_number, check_tensor
 
 __all__ = ["TiltedFrontier", "solve_tilt", "tilted_distribution", "tilted_frontier"]
 
+_ROUNDING = 1e-12  # relative; a policy may reach the highest score, and round above it
+
 
 @dataclass(frozen=True, eq=False)
 class TiltedFrontier:
@@ -157,14 +159,15 @@ def solve_tilt(proxy: Any, kl: float, *, probs: Any = None) -> float:
         Scores to climb, finite. Leading axes are prompts: one β for all, the divergence
         averaged over them.
     kl : float
-        The divergence wanted in nats, below −log P(highest score); 0 is always legal.
+        The divergence wanted in nats, at most −log P(highest score); 0 is always legal.
     probs : array of shape (..., N), optional
         Base distribution; uniform by default.
 
     Returns
     -------
     float
-        Positive; ``inf`` for ``kl=0``.
+        Positive; ``inf`` for ``kl=0``, and 0 where ``kl`` is that of the highest score alone, up
+        to rounding.
 
     Raises
     ------
@@ -192,10 +195,12 @@ def solve_tilt(proxy: Any, kl: float, *, probs: Any = None) -> float:
         return math.inf
     above = _climb(values, log_base)
     ceiling = _tilt(above, log_base, 0.0)[1].mean().item()
-    if kl >= ceiling:
+    if kl > ceiling * (1 + _ROUNDING):
         raise ValueError(
-            f"kl: expected less than {ceiling}, the divergence of the highest score, got {kl}"
+            f"kl: expected at most {ceiling}, the divergence of the highest score, got {kl}"
         )
+    if kl >= ceiling:
+        return 0.0
 
     def excess(log_strength: float) -> float:
         return _tilt(above, log_base, math.exp(-log_strength))[1].mean().item() - kl
