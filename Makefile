@@ -49,8 +49,8 @@ chapter: env  ## NAME=part/name: write the skeleton of a new chapter
 chapter-run: env  ## NAME=part/name: from an edit of one chapter to its page
 	@$(ENOUGH) chapter-run "$(NAME)"
 
-record: env  ## NAME=part/name PRESET=gpu: run a chapter's recorded experiments on this machine
-	@$(ENOUGH) record "$(NAME)" --preset "$(or $(PRESET),gpu)"
+record: env  ## [NAME=part/name] [PRESET=gpu]: run chapters at larger presets here, keep their tables
+	@$(ENOUGH) record $(if $(NAME),"$(NAME)") $(if $(PRESET),--preset $(PRESET)) $(if $(DEVICE),--device "$(DEVICE)")
 
 bench: env  ## run the side-by-side comparisons
 	@$(ENOUGH) bench

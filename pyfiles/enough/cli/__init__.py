@@ -55,9 +55,17 @@ def _parser() -> argparse.ArgumentParser:
         ("chapter-run", "from an edit of one chapter to its page"),
     ):
         commands.add_parser(name, help=text).add_argument("name", metavar="part/name")
-    record = commands.add_parser("record", help="run a chapter's recorded experiments here")
-    record.add_argument("name", metavar="part/name")
-    record.add_argument("--preset", default="gpu", choices=("cpu", "gpu", "full"))
+    record = commands.add_parser("record", help="run the chapters at larger presets, keep tables")
+    record.add_argument("name", metavar="part/name", nargs="?", help="all chapters without it")
+    record.add_argument(
+        "--preset",
+        nargs="+",
+        default=["gpu", "full"],
+        choices=("cpu", "gpu", "full"),
+        help="one or several, in this order (default: gpu full)",
+    )
+    record.add_argument("--device", help="for example cuda:1 or cpu (default: the accelerator)")
+    record.add_argument("--again", action="store_true", help="also what is recorded already")
     bench = commands.add_parser("bench", help="run the side-by-side comparisons")
     bench.add_argument("--only", default="", help="modules whose name holds this; writes nothing")
     bench.add_argument("--quick", action="store_true", help="small sizes; writes nothing")

@@ -117,12 +117,23 @@ def chapter_run(root: Path, arguments: Namespace) -> int:
 
 
 def record(root: Path, arguments: Namespace) -> int:
-    """Run a chapter's twin at a preset and keep its tables under ``results/``."""
-    pair = _pair(root, arguments.name)
-    environment = os.environ | {"ENOUGH_PRESET": arguments.preset, "ENOUGH_RECORD": "1"}
-    if arguments.preset != "cpu":
-        environment.pop("ENOUGH_DEVICE", None)
-    return _run([sys.executable, str(pair.twin)], root, environment)
+    """Run chapters at larger presets and keep their tables under ``results/``."""
+    from enough.cli.records import run_records
+
+    if arguments.name is None:
+        chapters = [pair for pair in pairs.find_pairs(root) if pair.twin.exists()]
+    else:
+        chapters = [_pair(root, arguments.name)]
+    try:
+        outcomes = run_records(
+            root, chapters, arguments.preset, device=arguments.device, again=arguments.again
+        )
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    failed = [f"{one.name} ({one.preset})" for one in outcomes if one.state == "failed"]
+    if failed:
+        raise CommandError(f"{len(failed)} of {len(outcomes)} runs failed: {', '.join(failed)}")
+    return 0
 
 
 def bench(root: Path, arguments: Namespace) -> int:
