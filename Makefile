@@ -14,7 +14,7 @@ ENOUGH_PRESET ?= cpu
 ENOUGH_DEVICE ?= cpu
 export ENOUGH_PRESET ENOUGH_DEVICE
 
-.PHONY: book test help env lint format notebooks claims chapter chapter-run record bench serve launch student instructor grade links reproducible oracles clean
+.PHONY: book test help env lint format notebooks claims chapter chapter-run record bench serve launch student instructor grade links reproducible oracles kernels clean
 .NOTPARALLEL:
 
 book: env  ## build the HTML book from nothing and print where to open it
@@ -78,6 +78,9 @@ reproducible: env  ## build the pages twice from one execution and compare them
 
 oracles: env  ## rewrite tests/oracles/*.json with the answers of peer libraries
 	@$(ENOUGH) oracles
+
+kernels: env  ## test the GPU kernels on the CPU, in Triton's interpreter (Linux)
+	@$(ENOUGH) kernels $(ARGS)
 
 clean:  ## remove what was built, but not the environment
 	rm -rf _build .pytest_cache .ruff_cache

@@ -71,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--quick", action="store_true", help="small sizes; writes nothing")
     add_sweep(commands)
     commands.add_parser("oracles", help="ask the peers for their answers on small fixed inputs")
+    kernels = commands.add_parser("kernels", help="test the GPU kernels in Triton's interpreter")
+    kernels.add_argument("arguments", nargs="*", help="passed on to pytest")
     launch = commands.add_parser("launch", help="write notebooks for Colab and Binder")
     launch.add_argument("folder", help="where to write them; empty or absent")
     for name, text in (

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import venv
@@ -174,6 +175,28 @@ def oracles(root: Path, arguments: Namespace) -> int:
             if _run([str(python), str(script)], root):
                 raise CommandError(f"{script.name} failed")
     return 0
+
+
+def kernels(root: Path, arguments: Namespace) -> int:
+    """Run the tests of the GPU kernels on the CPU, in Triton's interpreter."""
+    folder = root / ".venv-kernels"
+    python = folder / "bin" / "python"
+    with _step("environment of the kernels"):
+        if not python.exists():
+            venv.create(folder, with_pip=True)
+        # Everything of the book's environment, and Triton, which is larger than PyTorch.
+        (site,) = folder.glob("lib/python*/site-packages")
+        own = str(Path(sysconfig.get_paths()["purelib"]))
+        (site / "book.pth").write_text(f"import site; site.addsitedir({own!r})\n")
+        pip = [str(python), "-m", "pip", "install", "-q", "-r", "tests/kernels/requirements.txt"]
+        if _run(pip, root):
+            raise CommandError(
+                "Triton could not be installed; it exists for Linux on x86-64 and ARM"
+            )
+    with _step("kernels in the interpreter"):
+        environment = os.environ | {"TRITON_INTERPRET": "1"}
+        tests = [str(python), "-m", "pytest", "-q", "tests/kernels", *arguments.arguments]
+        return _run(tests, root, environment)
 
 
 def launch(root: Path, arguments: Namespace) -> int:
