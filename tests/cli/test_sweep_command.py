@@ -1,5 +1,6 @@
 """``enough sweep``: addresses, plans, and runs on real workers that are pinned and killed."""
 
+import argparse
 import json
 import os
 import shutil
@@ -7,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from enough import cli
 from enough.cli import sweeps
@@ -21,15 +24,16 @@ from enough.training.sweep_plan import SweepPlan
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANS = sweeps.find_plans()
-SIZE = 40
+SIZE = 60
 
 
-def square(x, delay=0.0):
-    """A point that notes its call where the environment says so."""
+def square(x):
+    """A point that notes its call, and takes as long, as the environment says."""
     if os.environ.get("SWEEP_CALLS"):
         with open(os.environ["SWEEP_CALLS"], "a") as calls:
-            calls.write(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')}\n")
-    time.sleep(delay)
+            gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
+            print(os.getpid(), gpu, torch.get_num_threads(), x, file=calls)
+    time.sleep(float(os.environ.get("SWEEP_DELAY", 0)))
     return {"y": x * x, "third": x / 3}
 
 
@@ -117,7 +121,7 @@ def test_other_addresses_are_refused(address, insecure):
 
 def test_every_part_with_experiments_has_sweeps():
     parts = {name.split("/")[0] for name in PLANS}
-    assert {"overparameterization", "calibration", "rewards", "scaling"} <= parts
+    assert parts == set(sweeps.PARTS)
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -177,6 +181,8 @@ def test_the_command_goes_on_where_it_stopped_and_records(run, tmp_path, monkeyp
         (["--scheduler", "tcp://10.0.0.1:8786"], "is not encrypted"),
         (["--local", "0"], "--local: expected a number >= 1, got 0"),
         (["--local", "3", "--gpus", "0,1"], "expected one worker a GPU, 2, got 3"),
+        (["--gpus", "0,1,0"], "--gpus: expected each GPU once, as in 0,1, got '0,1,0'"),
+        (["--gpus", ","], "--gpus: expected each GPU once, as in 0,1, got ','"),
     ],
 )
 def test_wrong_clusters_are_refused_in_one_sentence(run, arguments, message, capsys):
@@ -185,8 +191,6 @@ def test_wrong_clusters_are_refused_in_one_sentence(run, arguments, message, cap
 
 
 def test_gpus_are_those_in_sight(monkeypatch):
-    import torch
-
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert sweeps._gpus("all") == ["0", "1"]
@@ -196,6 +200,37 @@ def test_gpus_are_those_in_sight(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match="--gpus: expected a CUDA device, found none"):
         sweeps._gpus("all")
+
+
+def without(name):
+    """A `find_spec` that does not see one package."""
+    return lambda asked: None if asked == name else find_spec(asked)
+
+
+def having(name):
+    return lambda asked: object() if asked == name else find_spec(asked)
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_the_dashboard_is_told_or_what_it_needs(monkeypatch, present):
+    distributed = pytest.importorskip("distributed", reason="the test extra brings it")
+    monkeypatch.setattr(sweeps, "find_spec", (having if present else without)("bokeh"))
+    started = []
+    monkeypatch.setattr(distributed, "SpecCluster", lambda **options: started.append(options))
+    sweeps._local(argparse.Namespace(gpus=None, local=2))
+    (options,) = started
+    scheduler = options["scheduler"]["options"]
+    assert scheduler["dashboard"] is present
+    assert (scheduler["host"], scheduler["dashboard_address"]) == ("127.0.0.1", "127.0.0.1:0")
+    assert [worker["options"]["host"] for worker in options["workers"].values()] == [
+        "127.0.0.1"
+    ] * 2
+
+    client = argparse.Namespace(dashboard_link="http://127.0.0.1:1234/status")
+    told = sweeps._dashboard(client, own=True)
+    assert told == client.dashboard_link if present else "install the package 'bokeh'" in told
+    # A scheduler elsewhere has its own packages.
+    assert sweeps._dashboard(client, own=False) == client.dashboard_link
 
 
 @pytest.fixture
@@ -240,17 +275,18 @@ def test_workers_with_another_package_are_refused(monkeypatch):
 
 def serve(order):
     """The command in a process of its own, with this file's plan."""
-    sweeps.find_plans = lambda: {"part/tiny": plan(square, x=range(SIZE), delay=[0.05])}
+    sweeps.find_plans = lambda: {"part/tiny": plan(square, x=range(SIZE))}
+    sweeps.cpu_count = lambda: 4  # two threads for each of two workers, not Dask's one
     record_with_known_sources(pytest.MonkeyPatch())
     sys.exit(cli.main(["sweep", "part/tiny", *order]))
 
 
-def start(folder, *arguments):
+def start(folder, *arguments, delay=0.4):
     order = ["--store", str(folder / "s.sqlite"), "--results", str(folder / "results"), *arguments]
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     code += "import test_sweep_command as t\n"
     code += f"if __name__ == '__main__': t.serve({json.dumps(order)})"
-    environment = os.environ | {"SWEEP_CALLS": str(folder / "calls"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"SWEEP_CALLS": str(folder / "calls"), "SWEEP_DELAY": str(delay)}
     (folder / "calls").touch()
     return subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
 
@@ -266,30 +302,59 @@ def wait_until(condition, seconds=60):
         time.sleep(0.02)
 
 
-def test_a_killed_command_loses_nothing_and_leaves_no_worker(run, tmp_path, monkeypatch):
+def test_killed_workers_and_a_killed_command_lose_nothing(run, tmp_path, monkeypatch):
     psutil = pytest.importorskip("psutil", reason="Dask brings it")
-    first = start(tmp_path, "--gpus", "3,5", "--device", "cpu")
+    first = start(tmp_path, "--gpus", "3,GPU-5", "--device", "cpu")
     try:
-        wait_until(lambda: len({gpu for _, gpu in calls(tmp_path)}) == 2)
-        workers = psutil.Process(first.pid).children(recursive=True)
+        wait_until(lambda: len(workers_of(tmp_path)) == 2)
+        family = psutil.Process(first.pid).children(recursive=True)
+        # Nobody beyond this machine can reach the cluster.
+        ports = [port for p in (first, *family) for port in listening(psutil, p.pid)]
+        assert len(ports) >= 4
+        assert {address for address, _ in ports} == {"127.0.0.1"}
+
+        victim = next(pid for pid, gpu in workers_of(tmp_path) if gpu == "GPU-5")
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(workers_of(tmp_path)) == 3)
+        family += psutil.Process(first.pid).children(recursive=True)
         os.kill(first.pid, signal.SIGKILL)
         assert first.wait() == -signal.SIGKILL
-        wait_until(lambda: not any(w.is_running() and w.status() != "zombie" for w in workers))
+        wait_until(lambda: not any(p.is_running() and p.status() != "zombie" for p in family))
     finally:
         if first.poll() is None:
             os.killpg(first.pid, signal.SIGKILL)
     begun = calls(tmp_path)
-    assert 2 <= len(begun) < SIZE
-    # One worker is pinned to each GPU, and stays with it.
-    assert {gpu for _, gpu in begun} == {"3", "5"}
-    assert len(set(map(tuple, begun))) == 2
-    assert {int(pid) for pid, _ in begun} <= {worker.pid for worker in workers}
+    assert 3 <= len(begun) < SIZE
+    # One worker is pinned to each GPU; the one that takes a dead one's place gets its GPU.
+    assert sorted(gpu for _, gpu in workers_of(tmp_path)) == ["3", "GPU-5", "GPU-5"]
+    assert {pid for pid, _ in workers_of(tmp_path)} <= {process.pid for process in family}
+    assert {threads for _, _, threads, _ in begun} == {"2"}
     monkeypatch.setenv("SWEEP_CALLS", str(tmp_path / "calls"))
-    assert run(square, x=range(SIZE), delay=[0.05]) == 0
-    expected = pd.DataFrame(
-        [{"x": x, "delay": 0.05, "y": x * x, "third": x / 3} for x in range(SIZE)]
-    )
+    assert run(square, x=range(SIZE)) == 0
+    expected = pd.DataFrame([{"x": x, "y": x * x, "third": x / 3} for x in range(SIZE)])
     table = recorded(tmp_path).table.drop(columns="seconds")
     pd.testing.assert_frame_equal(table, expected, check_exact=True)
     # A kill repeats at most the points in flight: two a worker.
-    assert SIZE <= len(calls(tmp_path)) <= SIZE + 4
+    assert SIZE <= len(calls(tmp_path)) <= SIZE + 2 + 4
+
+
+def test_two_commands_share_one_store_and_write_one_table(tmp_path):
+    commands = [start(tmp_path, delay=0.05) for _ in range(2)]
+    try:
+        assert [command.wait(60) for command in commands] == [0, 0]
+    finally:
+        for command in commands:
+            if command.poll() is None:
+                os.killpg(command.pid, signal.SIGKILL)
+    assert sorted(int(x) for *_, x in calls(tmp_path)) == list(range(SIZE))
+    assert len(workers_of(tmp_path)) == 2
+    assert recorded(tmp_path).table["y"].tolist() == [x * x for x in range(SIZE)]
+
+
+def workers_of(folder):
+    return {(int(pid), gpu) for pid, gpu, *_ in calls(folder)}
+
+
+def listening(psutil, pid):
+    found = psutil.Process(pid).net_connections(kind="inet")
+    return [tuple(c.laddr) for c in found if c.status == psutil.CONN_LISTEN]

@@ -170,7 +170,7 @@ def assert_complete(store, size):
     pd.testing.assert_frame_equal(table, pd.DataFrame(rows), check_exact=True)
 
 
-@pytest.mark.parametrize(("workers", "in_flight", "kills"), [("here", 1, 10), ("fork", 4, 5)])
+@pytest.mark.parametrize(("workers", "in_flight", "kills"), [("here", 1, 10), ("fork", 4, 10)])
 def test_kills_at_random_moments_lose_nothing(launcher, workers, in_flight, kills):
     store, size = launcher.store, 200
     chance = random.Random(workers)

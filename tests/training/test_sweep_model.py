@@ -42,6 +42,45 @@ def test_the_formula_follows_the_simulation(each, workers):
     assert model.seconds(points, each, workers) == pytest.approx(expected, rel=0.03)
 
 
+def share(points, each, workers, coordinator, cores, slices=400):
+    """Give every process that has work an equal part of the cores, a moment at a time."""
+    handed, done, back = 0, 0, 0  # points with the workers, computed, and taken back
+    left = [0.0] * workers  # work of each worker's present point
+    toll, clock, moment = 0.0, 0.0, each / slices
+    while done < points:
+        for w in range(workers):
+            if left[w] <= 1e-12 and handed < points:
+                left[w], handed = each, handed + 1
+        busy = [w for w in range(workers) if left[w] > 1e-12]
+        part = min(1.0, cores / max(1, len(busy) + (back > 0))) * moment
+        clock += moment
+        for w in busy:
+            left[w] -= part
+            back += left[w] <= 1e-12
+        if back:
+            toll += part
+            if toll >= coordinator:
+                toll, back, done = toll - coordinator, back - 1, done + 1
+    return clock
+
+
+@pytest.mark.parametrize(("workers", "cores"), [(1, 2), (2, 2), (4, 2), (2, 4)])
+def test_shared_cores_follow_a_simulation_of_their_slices(workers, cores):
+    points, each, coordinator = 60, 0.05, 0.01
+    expected = share(points, each, workers, coordinator, cores)
+    found = SweepModel(coordinator).seconds(points, each, workers, cores=cores)
+    assert found == pytest.approx(expected, rel=0.06)
+
+
+def test_bytes_add_to_what_the_coordinator_spends():
+    model = SweepModel(0.01, per_byte=1e-8)
+    assert model.overhead() == 0.01
+    assert model.overhead(1e6) == pytest.approx(0.02)
+    assert model.seconds(100, 0.1, 1000, size=1e6) == pytest.approx(100 * 0.02 + 0.1)
+    assert model.most_workers(1.0, size=1e6) == pytest.approx(50.0)
+    assert model.efficiency(10_000, 1.0, 1000, size=1e6) == pytest.approx(0.0498, abs=1e-4)
+
+
 def test_limits():
     model = SweepModel(0.01, latency=0.5, startup=3.0)
     assert model.seconds(1, 2.0, 1) == 3.0 + 2.5
@@ -58,6 +97,7 @@ def test_limits():
         ({"coordinator": 0.0}, "coordinator"),
         ({"coordinator": 1.0, "latency": -1.0}, "latency"),
         ({"coordinator": 1.0, "startup": -1.0}, "startup"),
+        ({"coordinator": 1.0, "per_byte": -1.0}, "per_byte"),
     ],
 )
 def test_impossible_constants_are_refused(arguments, message):
@@ -71,3 +111,9 @@ def test_impossible_constants_are_refused(arguments, message):
 def test_impossible_sweeps_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         SweepModel(1.0).seconds(*arguments)
+
+
+@pytest.mark.parametrize(("options", "message"), [({"size": -1}, "size"), ({"cores": 0}, "cores")])
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SweepModel(1.0).seconds(1, 1, 1, **options)

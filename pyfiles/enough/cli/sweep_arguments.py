@@ -26,7 +26,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--store", type=Path, help="file of the results so far (in _build/sweeps)")
     parser.add_argument("--results", type=Path, help="folder of the recorded table (results)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--local", type=int, metavar="N", help="N workers on this machine")
+    where.add_argument(
+        "--local",
+        type=int,
+        metavar="N",
+        help="N workers on this machine, out of reach for others; with bokeh a dashboard, too",
+    )
     where.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster, as tls://host:port")
     parser.add_argument("--insecure", action="store_true", help="accept a scheduler without TLS")
     for option, what in (("ca", "authority"), ("cert", "certificate"), ("key", "key")):

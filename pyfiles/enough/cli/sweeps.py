@@ -187,31 +187,39 @@ def _executor(arguments: argparse.Namespace) -> Iterator[Executor | None]:
             client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
             resources = None
         _check_workers(client)
-        if find_spec("bokeh"):
-            print(f"dashboard: {client.dashboard_link}")
+        print(f"dashboard: {_dashboard(client, arguments.scheduler is None)}")
         yield client.get_executor(**({"resources": resources} if resources else {}))
+
+
+_BEFORE = "distributed.nanny.pre-spawn-environ"
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def _dashboard(client: Any, own: bool) -> str:
+    """Say where the dashboard is; the scheduler of another's cluster knows of its own."""
+    if own and find_spec("bokeh") is None:
+        return "none; install the package 'bokeh' to watch the workers in a browser"
+    return client.dashboard_link
 
 
 def _local(arguments: argparse.Namespace) -> Any:
     """Start a cluster on this machine that nobody else can reach."""
+    import dask
     import distributed
 
     options = {
         "nthreads": 1, "host": "127.0.0.1", "dashboard": False, "silence_logs": logging.WARNING,
     }  # fmt: skip
-    environments: list[dict[str, str]]
+    pins: list[dict[str, str]] = [{}] * (arguments.local or 0)
     if arguments.gpus:
-        environments = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in _gpus(arguments.gpus)]
-        if arguments.local is not None and arguments.local != len(environments):
+        pins = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in _gpus(arguments.gpus)]
+        if arguments.local is not None and arguments.local != len(pins):
             raise ValueError(
-                f"--local: expected one worker a GPU, {len(environments)}, got {arguments.local}"
+                f"--local: expected one worker a GPU, {len(pins)}, got {arguments.local}"
             )
-    else:
-        threads = str(max(1, cpu_count() // arguments.local))
-        environments = [{"OMP_NUM_THREADS": threads}] * arguments.local
     workers = {
-        i: {"cls": distributed.Nanny, "options": options | {"env": environment}}
-        for i, environment in enumerate(environments)
+        i: {"cls": distributed.Nanny, "options": options | {"env": pin}}
+        for i, pin in enumerate(pins)
     }
     scheduler = {
         "cls": distributed.Scheduler,
@@ -221,15 +229,21 @@ def _local(arguments: argparse.Namespace) -> Any:
             "dashboard_address": "127.0.0.1:0",
         },
     }
-    return distributed.SpecCluster(
-        workers=workers, scheduler=scheduler, silence_logs=logging.WARNING
-    )
+    # Libraries read these when they are loaded, and Dask sets each to one thread before that.
+    threads = max(1, cpu_count() // len(pins))
+    with dask.config.set({f"{_BEFORE}.{name}": threads for name in _THREADS}):
+        return distributed.SpecCluster(
+            workers=workers, scheduler=scheduler, silence_logs=logging.WARNING
+        )
 
 
 def _gpus(wanted: str) -> list[str]:
     """List GPUs as ``CUDA_VISIBLE_DEVICES`` names them: those asked for, or all in sight."""
     if wanted != "all":
-        return [gpu.strip() for gpu in wanted.split(",") if gpu.strip()]
+        listed = [gpu.strip() for gpu in wanted.split(",")]
+        if not all(listed) or len(set(listed)) < len(listed):
+            raise ValueError(f"--gpus: expected each GPU once, as in 0,1, got {wanted!r}")
+        return listed
     import torch
 
     count = torch.cuda.device_count()

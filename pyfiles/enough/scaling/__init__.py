@@ -3,7 +3,8 @@
 Every law has the same contract: ``Law.fit(table)`` returns a `Fit` with parameters by the paper's
 symbols, covariance, bootstrap, condition number and the share of starts that agree; `predict`,
 `interval` and `profile` are methods of the fit. `compute_optimal` and its neighbors plan with it.
-`published` holds the real tables, or stand-ins where they are not at hand.
+`published` holds the real tables, or stand-ins where they are not at hand. `pretrain`, a command,
+trains one language model on many processes.
 """
 
 from enough.scaling import published

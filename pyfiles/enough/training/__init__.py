@@ -1,5 +1,6 @@
-"""Training: a loop for one model, ensembles trained as one batch, sweeps."""
+"""Training: a loop for one model on one or many processes, ensembles as one batch, sweeps."""
 
+from enough.training import distributed
 from enough.training.checkpoint import load_checkpoint, save_checkpoint
 from enough.training.chunk_training import EarlyStopping
 from enough.training.ensemble import Ensemble
@@ -22,6 +23,7 @@ __all__ = [
     "TrainingInterrupted",
     "constant",
     "cosine",
+    "distributed",
     "fit",
     "linear",
     "load_checkpoint",

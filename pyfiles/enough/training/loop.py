@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from enough.runtime import as_generator, compute_dtype
+from enough.runtime import as_generator, compute_dtype, derive_seed
 from enough.runtime import progress as progress_bar
 from enough.runtime.validation import (
     as_tensors,
@@ -24,6 +24,17 @@ from enough.runtime.validation import (
 )
 from enough.training.allocator import keep_freed_memory
 from enough.training.checkpoint import load_checkpoint, save_checkpoint
+from enough.training.distributed import (
+    Group,
+    check_group,
+    clip_gradients,
+    cut_batch,
+    gradient_sum,
+    load_state,
+    strategy_of,
+    unwrap,
+    whole_state,
+)
 from enough.training.history import History
 from enough.training.interrupts import DeferredInterrupt, TrainingInterrupted
 from enough.training.schedules import Schedule, multipliers
@@ -73,6 +84,7 @@ def fit(
     lr: float | None = None,
     weight_decay: float | None = None,
     batch_size: int | None = None,
+    accumulate: int = 1,
     schedule: Schedule | None = None,
     clip: float | None = None,
     evaluate: Callable[[nn.Module], Mapping[str, float] | float] | None = None,
@@ -83,6 +95,7 @@ def fit(
     resume: bool = True,
     precision: str | torch.dtype | None = None,
     generator: torch.Generator | int | None = None,
+    group: Group | None = None,
     progress: bool = True,
     label: str = "training",
 ) -> History:
@@ -115,6 +128,9 @@ def fit(
     batch_size : int, optional
         Samples an update, at most all of them (the default). The last batch of an epoch is
         smaller where it does not divide the number of samples. Not with callable ``data``.
+    accumulate : int, default 1
+        Parts that a batch is computed in, one after the other, to save memory. The loss must
+        be a mean over the rows of a batch.
     schedule : callable, optional
         ``schedule(step)`` multiplies the learning rates; ``step`` counts the updates done
         before. See `cosine`, `wsd` and others. Default: 1.
@@ -144,6 +160,11 @@ def fit(
         Source of the order of the data and, through a seed drawn from it, of what layers draw
         (dropout). Global random state is left as it was. ``None`` seeds from the operating
         system.
+    group : Group, optional
+        The processes that train ``model`` together (see `enough.training.distributed`): every
+        one calls `fit` with the same arguments, computes its rows of every batch and returns
+        the same history. Process 0 shows progress and writes checkpoints. The loss must be a
+        mean over the rows of a batch.
     progress : bool, default True
         Show a progress bar where a person watches.
     label : str, default "training"
@@ -172,6 +193,12 @@ def fit(
     the states of the random streams. Checkpoints hold tensors and plain values only and are
     loaded with ``weights_only=True``.
 
+    With a ``group`` the training is that of one process up to rounding, except for layers that
+    draw or that mix rows. A checkpoint fits any number of processes; the same bits need the
+    same number. ``evaluate`` and the hooks run on every process, with the model that
+    `enough.training.distributed.unwrap` returns. A hook that ends the training on one process,
+    or Ctrl-C there, ends it on all after the same update.
+
     Examples
     --------
     >>> import torch
@@ -187,7 +214,11 @@ def fit(
     steps = check_integer(steps, "steps", minimum=1)
     compute = _resolve_objective(loss, objective)
     device, dtype = _where(model)
-    draw, order, generator = _resolve_data(data, batch_size, generator, device, dtype)
+    group = check_group(model, group) or Group(0, 1, device)
+    inner = unwrap(model)
+    accumulate = check_integer(accumulate, "accumulate", minimum=1)
+    draw, order, generator = _resolve_data(data, batch_size, generator, dtype)
+    generator.set_state(group.from_main(generator.get_state()))
     optimizer = _resolve_optimizer(optimizer, model, lr, weight_decay)
     base_rates = [float(group["lr"]) for group in optimizer.param_groups]
     factors = multipliers(schedule, steps)
@@ -203,86 +234,108 @@ def fit(
         tenth if checkpoint_every is None else checkpoint_every, "checkpoint_every", minimum=1
     )
     autocast, scaler = _resolve_precision(precision, device)
+    if scaler.is_enabled() and strategy_of(model) == "fsdp":
+        raise ValueError('precision: expected another than float16 with "fsdp", got float16')
     path = None if checkpoint is None else Path(checkpoint)
     keep_freed_memory()
 
     def save() -> None:
         if path is None:
             return
+        whole_states = whole_state(model, optimizer, group)
+        streams = [group.gather(stream) for stream in _streams(device)]
+        if not group.main:
+            return
         state = {
             "format": _FORMAT,
             "step": done,
             "ended": ended,
             "batch_size": batch_size,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            **whole_states,
             "scaler": scaler.state_dict(),
             "generator": generator.get_state(),
             "order": None if order is None else order.state(),
-            "layers": torch.get_rng_state(),
-            "layers_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "layers": streams[0][0],
+            "layers_cuda": streams[1][0] if device.type == "cuda" else None,
+            "other_layers": [stream[1:] for stream in streams],  # of processes 1 and up
             "losses": torch.stack(losses),
             "evaluations": evaluations,
             "rates": planned_rates[:done],
         }
         save_checkpoint(path, state)
 
+    def read() -> dict[str, Any]:
+        state = load_checkpoint(path)
+        _check_state(state, path, inner, batch_size, planned_rates)
+        return state
+
     def restore(state: dict[str, Any]) -> None:
-        _check_state(state, path, model, batch_size, planned_rates)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        load_state(model, optimizer, state, group)
         scaler.load_state_dict(state["scaler"])
         if order is not None:
             order.restore(state["order"])
         generator.set_state(state["generator"])
-        torch.set_rng_state(state["layers"])
-        if state["layers_cuda"] is not None:
-            torch.cuda.set_rng_state(state["layers_cuda"], device)
+        streams = [state["layers"], state["layers_cuda"]]
+        if not group.main:  # where there was no such process, its stream starts anew
+            others = state.get("other_layers", [])
+            streams = [stream[group.rank - 1] for stream in others if len(stream) >= group.rank]
+        if streams:
+            torch.set_rng_state(streams[0])
+        if device.type == "cuda" and len(streams) == 2 and streams[1] is not None:
+            torch.cuda.set_rng_state(streams[1], device)
         losses.extend(state["losses"].to(device).unbind())
         evaluations.extend(state["evaluations"])
 
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    if not group.main:
+        seed = derive_seed(seed, "process", group.rank)
     was_training = model.training
     done, ended = 0, False
     losses: list[Tensor] = []
     evaluations: list[tuple[int, dict[str, float]]] = []
     whole = True  # no update is half done
+    stop = False  # all processes know of an interrupt
     with contextlib.ExitStack() as stack:
         stack.enter_context(private_state(seed, device))
         interrupt = stack.enter_context(DeferredInterrupt())
         stack.callback(model.train, was_training)
-        if path is not None and resume and path.exists():
-            state = load_checkpoint(path)
+        if path is not None and resume and group.any(group.main and path.exists()):
+            state = group.share(read, large=("model", "optimizer"))
             restore(state)
             done, ended = state["step"], state["ended"]
-        bar = stack.enter_context(progress_bar(None, steps, label)) if progress else None
+            del state
+        shown = progress and group.main
+        bar = stack.enter_context(progress_bar(None, steps, label)) if shown else None
         if bar is not None:
             bar.update(done)
         try:
             while done < steps and not ended:
                 whole = False
-                for group, base in zip(optimizer.param_groups, base_rates, strict=True):
-                    group["lr"] = base * float(factors[done])
+                for options, base in zip(optimizer.param_groups, base_rates, strict=True):
+                    options["lr"] = base * float(factors[done])
                 model.train()
-                value = _update(model, compute, draw(), optimizer, clip, autocast, scaler)
+                parts = cut_batch(draw(), device, group, accumulate)
+                value = _update(model, compute, parts, optimizer, clip, autocast, scaler, group)
                 losses.append(value)
                 done += 1
                 metrics: dict[str, float] = {}
                 if evaluate is not None and (done % every == 0 or done == steps):
-                    metrics = _evaluate(model, evaluate)
+                    metrics = _evaluate(inner, evaluate)
                     evaluations.append((done, metrics))
                 whole = True
-                report = StepReport(done, value, model, optimizer, metrics)
+                report = StepReport(done, value, inner, optimizer, metrics)
                 for hook in hooks:
                     ended = hook(report) is True or ended
+                ended = group.any(ended)
                 if done == steps or ended or done % save_every == 0:
                     save()
                 if bar is not None:
                     bar.update()
-                if interrupt.requested:
+                stop = group.any(interrupt.requested)
+                if stop:
                     raise KeyboardInterrupt
         except KeyboardInterrupt as error:
-            if whole and done:
+            if whole and done and (stop or group.size == 1):
                 save()
             kept = "nothing is kept on disk"
             if path is not None and path.exists():
@@ -298,27 +351,41 @@ def fit(
 def _update(
     model: nn.Module,
     compute: Callable[..., Tensor],
-    batch: Sequence[Tensor],
+    parts: Sequence[tuple[Sequence[Tensor], float]],
     optimizer: torch.optim.Optimizer,
     clip: float | None,
     autocast: Callable[[], contextlib.AbstractContextManager[Any]],
     scaler: torch.amp.GradScaler,
+    group: Group,
 ) -> Tensor:
     optimizer.zero_grad(set_to_none=True)
-    with autocast():
-        value = compute(model, *batch)
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"loss: expected a function that returns a scalar tensor, got {came}")
-    value = value.reshape(())
-    scaler.scale(value).backward()
+    values = []
+    for batch, share in parts:
+        with gradient_sum(model, last=len(values) + 1 == len(parts)):
+            with autocast():
+                value = compute(model, *batch)
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(
+                    f"loss: expected a function that returns a scalar tensor, got {came}"
+                )
+            value = value.reshape(())
+            # The processes' gradients are averaged, not summed.
+            scaler.scale(value * (share * group.size)).backward()
+        values.append(value.detach() * share)
     if clip is not None:
         scaler.unscale_(optimizer)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, clip)
+        parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        clip_gradients(parameters, clip)
     scaler.step(optimizer)
     scaler.update()
-    return value.detach()
+    return group.sum(sum(values))
+
+
+def _streams(device: torch.device) -> list[Tensor]:
+    """States of the streams that layers draw from."""
+    on_gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_gpu]
 
 
 def _evaluate(
@@ -376,7 +443,6 @@ def _resolve_data(
     data: Any,
     batch_size: int | None,
     generator: torch.Generator | int | None,
-    device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[Callable[[], Sequence[Tensor]], BatchOrder | None, torch.Generator]:
     generator = as_generator(generator)
@@ -386,8 +452,7 @@ def _resolve_data(
 
         def sample() -> Sequence[Tensor]:
             batch = data(generator)
-            batch = (batch,) if isinstance(batch, Tensor) else batch
-            return [t.to(device) for t in batch]
+            return (batch,) if isinstance(batch, Tensor) else batch
 
         return sample, None, generator
 
@@ -412,8 +477,8 @@ def _resolve_data(
     def draw() -> Sequence[Tensor]:
         rows = order.next()[0]
         if order.whole:
-            return [t.to(device) for t in tensors]
-        return [t[rows.to(t.device)].to(device) for t in tensors]
+            return tensors
+        return [t[rows.to(t.device)] for t in tensors]
 
     return draw, order, generator
 

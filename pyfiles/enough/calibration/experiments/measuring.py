@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from enough.runtime.validation import (
     check_tensor,
 )
 from enough.training import Ensemble
+from enough.training.sweep_points import map_points
 
 __all__ = [
     "binned_errors",
@@ -181,6 +183,7 @@ def calibrated_point(
 def calibrated_table(
     n_samples: Sequence[int] = (500, 2000, 8000),
     n_bins: Sequence[int] = (10, 15, 30, 100),
+    executor: Executor | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     r"""Run `calibrated_point` over a grid and put the means beside theory.
@@ -191,6 +194,9 @@ def calibrated_table(
         Samples a trial.
     n_bins : sequence of int, default (10, 15, 30, 100)
         Numbers of bins.
+    executor : concurrent.futures.Executor, optional
+        Where to compute the points, as in `enough.training.sweep_points.map_points`; ``None``
+        computes here. The table is the same.
     **options
         Other arguments of `calibrated_point`.
 
@@ -209,16 +215,16 @@ def calibrated_table(
         If an argument is out of range.
     """
     rows = []
-    for n in n_samples:
-        for bins in n_bins:
-            point = calibrated_point(n, bins, **options)
-            row: dict[str, float] = {"n_samples": n, "n_bins": bins}
-            for name in ("l1", "squared", "debiased", "unbiased"):
-                row[name] = float(point[name].mean())
-                row[f"{name}_se"] = float(point[name].std(ddof=1) / math.sqrt(len(point[name])))
-            row["squared_theory"] = bins / (6.0 * n)
-            row["l1_theory"] = math.sqrt(2.0 * bins / (math.pi * n)) * math.pi / 8.0
-            rows.append(row)
+    grid = [(n, bins) for n in n_samples for bins in n_bins]
+    points = [dict(n_samples=n, n_bins=bins, **options) for n, bins in grid]
+    for (n, bins), point in zip(grid, map_points(calibrated_point, points, executor), strict=True):
+        row: dict[str, float] = {"n_samples": n, "n_bins": bins}
+        for name in ("l1", "squared", "debiased", "unbiased"):
+            row[name] = float(point[name].mean())
+            row[f"{name}_se"] = float(point[name].std(ddof=1) / math.sqrt(len(point[name])))
+        row["squared_theory"] = bins / (6.0 * n)
+        row["l1_theory"] = math.sqrt(2.0 * bins / (math.pi * n)) * math.pi / 8.0
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -324,13 +330,20 @@ def coverage_point(
     return {"true_l1": true_l1, "true_l2": true_l2} | {k: np.array(v) for k, v in held.items()}
 
 
-def coverage_table(slopes: Sequence[float] = (1.0, 0.9, 0.5), **options: Any) -> pd.DataFrame:
+def coverage_table(
+    slopes: Sequence[float] = (1.0, 0.9, 0.5),
+    executor: Executor | None = None,
+    **options: Any,
+) -> pd.DataFrame:
     """Run `coverage_point` over slopes.
 
     Parameters
     ----------
     slopes : sequence of float, default (1.0, 0.9, 0.5)
         How much of the forecasts' log odds is true.
+    executor : concurrent.futures.Executor, optional
+        Where to compute the points, as in `enough.training.sweep_points.map_points`; ``None``
+        computes here. The table is the same.
     **options
         Other arguments of `coverage_point`.
 
@@ -347,8 +360,8 @@ def coverage_table(slopes: Sequence[float] = (1.0, 0.9, 0.5), **options: Any) ->
         If an argument is out of range.
     """
     rows = []
-    for slope in slopes:
-        point = coverage_point(slope, **options)
+    points = [dict(slope=slope, **options) for slope in slopes]
+    for slope, point in zip(slopes, map_points(coverage_point, points, executor), strict=True):
         rows.extend(
             {
                 "slope": slope,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from enough.models import MLP
 from enough.runtime import derive_seed, exact_device, named_generator, resolve_device
 from enough.runtime.validation import check_integer, check_number, check_tensor
 from enough.training import Ensemble
+from enough.training.sweep_points import map_points
 
 __all__ = [
     "FITS",
@@ -107,6 +109,7 @@ def overlap_line_point(
 def overlap_line_table(
     n_classes: Sequence[int] = (2, 4, 16, 64, 256, 1024),
     overlaps: Sequence[float] = (0.0, 0.5, 1.0),
+    executor: Executor | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Run `overlap_line_point` over a grid.
@@ -117,6 +120,9 @@ def overlap_line_table(
         Numbers of classes.
     overlaps : sequence of float, default (0.0, 0.5, 1.0)
         Overlaps ρ.
+    executor : concurrent.futures.Executor, optional
+        Where to compute the points, as in `enough.training.sweep_points.map_points`; ``None``
+        computes here. The table is the same.
     **options
         Other arguments of `overlap_line_point`.
 
@@ -132,11 +138,11 @@ def overlap_line_table(
         If an argument is out of range.
     """
     frames = []
-    for rho in overlaps:
-        for k in n_classes:
-            point = overlap_line_point(k, rho, **options)
-            frame = pd.DataFrame(point).rename_axis("draw").reset_index()
-            frames.append(frame.assign(n_classes=k, overlap=rho))
+    grid = [(k, rho) for rho in overlaps for k in n_classes]
+    points = [dict(n_classes=k, overlap=rho, **options) for k, rho in grid]
+    for (k, rho), point in zip(grid, map_points(overlap_line_point, points, executor), strict=True):
+        frame = pd.DataFrame(point).rename_axis("draw").reset_index()
+        frames.append(frame.assign(n_classes=k, overlap=rho))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -2,11 +2,73 @@
 
 from __future__ import annotations
 
-from enough.calibration.experiments.measuring import coverage_point
+from typing import Any
+
+import numpy as np
+
+from enough.calibration.experiments.measuring import (
+    calibrated_point,
+    coverage_point,
+    network_point,
+    network_table,
+    smooth_point,
+)
 from enough.calibration.experiments.overlap import overlap_gaussian_point, overlap_line_point
 from enough.training.sweep_plan import Grid, SweepPlan
 
-__all__ = ["SWEEPS"]
+__all__ = ["SWEEPS", "networks"]
+
+
+def networks(
+    task: str, steps: int, lr: float, members: int, seed: int, device: str = "cpu"
+) -> dict[str, np.ndarray]:
+    """Train networks and measure their calibration.
+
+    Parameters
+    ----------
+    task, steps, lr, members : str, int, float, int
+        As in `network_point`.
+    seed : int
+        Seed of splits and weights.
+    device : str, default "cpu"
+        Where to train.
+
+    Returns
+    -------
+    dict
+        The columns of `network_table`, each of shape (members,).
+    """
+    found = network_point(task, members, steps, lr, seed=seed, device=device)
+    table = network_table(found["probs"], found["labels"])
+    return {name: table[name].to_numpy() for name in table}
+
+
+def _floor(preset: str, seed: int, device: str) -> Grid:
+    trials, repeats = {"cpu": (500, 1), "gpu": (1000, 4), "full": (1000, 10)}[preset]
+    return {
+        "n_samples": [500, 2000, 8000], "n_bins": [5, 10, 15, 20, 30, 50, 100],
+        "trials": [trials], "seed": list(range(seed, seed + repeats)), "device": [device],
+    }  # fmt: skip
+
+
+def _smooth(preset: str, seed: int, device: str) -> Grid:
+    trials, repeats = {"cpu": (15, 2), "gpu": (30, 4), "full": (30, 8)}[preset]
+    return {
+        "n_samples": [500, 2000, 8000], "trials": [trials],
+        "seed": list(range(seed, seed + repeats)),
+    }  # fmt: skip
+
+
+def _networks(preset: str, seed: int, device: str) -> Grid:
+    families: list[dict[str, Any]] = [
+        {"task": "digits", "steps": 100, "lr": 1e-3},
+        {"task": "digits", "steps": 400, "lr": 1e-3},
+        {"task": "digits", "steps": 400, "lr": 1e-2},
+        {"task": "breast_cancer", "steps": 400, "lr": 1e-3},
+    ]
+    repeats = {"cpu": 1, "gpu": 4, "full": 8}[preset]
+    common = {"members": 8, "device": device}
+    return [family | common | {"seed": seed + i} for family in families for i in range(repeats)]
 
 
 def _coverage(preset: str, seed: int, device: str) -> Grid:
@@ -36,6 +98,18 @@ def _gaussian(preset: str, seed: int, device: str) -> Grid:
 
 
 SWEEPS = {
+    "floor": SweepPlan(
+        calibrated_point, _floor, "calibration/measuring",
+        "The binned calibration error of forecasts that are calibrated, over samples and bins.",
+    ),
+    "smooth": SweepPlan(
+        smooth_point, _smooth, "calibration/measuring",
+        "The smooth calibration error of forecasts that are calibrated.",
+    ),
+    "networks": SweepPlan(
+        networks, _networks, "calibration/measuring",
+        "The calibration of networks on digits and on breast cancer.",
+    ),
     "coverage": SweepPlan(
         coverage_point, _coverage, "calibration/measuring",
         "How often intervals hold the true calibration error.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from enough.overparameterization.laziness import (
 )
 from enough.runtime import derive_seed, named_generator, resolve_device
 from enough.runtime.validation import check_choice, check_integer, check_number
+from enough.training.sweep_points import map_points
 
 __all__ = ["delay_table", "lazy_rich_point", "modular_point"]
 
@@ -147,6 +149,7 @@ def delay_table(
     dimension: int = 20,
     curvature: float = 0.25,
     threshold: float = 0.1,
+    executor: Executor | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     r"""Measure the delay over a grid of sample sizes and output scales.
@@ -163,6 +166,9 @@ def delay_table(
         :math:`\epsilon` of the activation.
     threshold : float, default 0.1
         Share of the starting loss that counts as crossed; networks stop there.
+    executor : concurrent.futures.Executor, optional
+        Where to compute the points, as in `enough.training.sweep_points.map_points`; ``None``
+        computes here. The table is the same.
     **options
         Other arguments of `lazy_rich_point`.
 
@@ -180,16 +186,16 @@ def delay_table(
         If an argument is out of range.
     """
     rows = []
-    for p in n_samples:
-        point = lazy_rich_point(
-            p,
-            dimension,
-            laziness,
-            [curvature] * len(list(laziness)),
-            threshold=threshold,
-            stop=threshold,
-            **options,
-        )
+    common = dict(
+        dimension=dimension,
+        laziness=laziness,
+        curvature=[curvature] * len(list(laziness)),
+        threshold=threshold,
+        stop=threshold,
+        **options,
+    )
+    points = [common | {"n_samples": p} for p in n_samples]
+    for p, point in zip(n_samples, map_points(lazy_rich_point, points, executor), strict=True):
         for i, alpha in enumerate(laziness):
             crossed = np.isfinite(point["test_crossing"][i])
             delays = np.sort(np.where(crossed, point["delay"][i], np.inf))

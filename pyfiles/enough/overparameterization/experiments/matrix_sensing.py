@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from enough.overparameterization.measurements import (
 )
 from enough.runtime import exact_device, named_generator, resolve_device
 from enough.runtime.validation import check_choice, check_integer, check_number
+from enough.training.sweep_points import map_points
 
 __all__ = [
     "asymmetric_point",
@@ -441,6 +443,7 @@ def robust_size_table(
     trials: int = 10,
     seed: int = 0,
     device: str | None = "cpu",
+    executor: Executor | None = None,
 ) -> pd.DataFrame:
     """Recover matrices of growing size with exact and with full width.
 
@@ -458,6 +461,9 @@ def robust_size_table(
         Seed of the trials.
     device : str or None, default "cpu"
         Where to compute; ``None`` for the default device.
+    executor : concurrent.futures.Executor, optional
+        Where to compute the points, as in `enough.training.sweep_points.map_points`; ``None``
+        computes here. The table is the same.
 
     Returns
     -------
@@ -474,24 +480,26 @@ def robust_size_table(
     trials = check_integer(trials, "trials", minimum=2)
     per_row = check_number(per_row, "per_row", above=0.0)
     rows = []
-    for n in sizes:
-        m, widths = round(per_row * n), (len(_EIGENVALUES), n)
-        found = robust_point(
-            widths,
+    common = {"trials": trials, "seed": seed, "device": device}
+    points = [
+        dict(
+            widths=(len(_EIGENVALUES), n),
             outlier_shares=(outlier_share,),
             n_rows=n,
-            n_measurements=m,
+            n_measurements=round(per_row * n),
             record=[1500],
-            trials=trials,
-            seed=seed,
-            device=device,
-        )["relative_error"][:, 0, 0, :, 0]
-        for i, width in enumerate(widths):
-            logs = np.log(found[:, i])
+            **common,
+        )
+        for n in sizes
+    ]
+    for point, found in zip(points, map_points(robust_point, points, executor), strict=True):
+        last = found["relative_error"][:, 0, 0, :, 0]
+        for i, width in enumerate(point["widths"]):
+            logs = np.log(last[:, i])
             rows.append(
                 {
-                    "n_rows": n,
-                    "n_measurements": m,
+                    "n_rows": point["n_rows"],
+                    "n_measurements": point["n_measurements"],
                     "width": width,
                     "relative_error": float(np.exp(logs.mean())),
                     "log_se": float(logs.std(ddof=1) / math.sqrt(trials)),

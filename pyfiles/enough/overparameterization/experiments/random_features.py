@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from enough.runtime.validation import (
     check_number,
     check_tensor,
 )
+from enough.training.sweep_points import map_points
 
 __all__ = [
     "agreement",
@@ -144,6 +146,7 @@ def gaussian_table(
     n_features: Sequence[float] = (32, 64, 128, 256, 512, 1024),
     ridges: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0, 10.0),
     noise_variances: Sequence[float] = (0.5,),
+    executor: Executor | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Run `gaussian_point` over all pairs of samples and features.
@@ -158,6 +161,9 @@ def gaussian_table(
         Ridges, zero or more.
     noise_variances : sequence of float, default (0.5,)
         Label noise.
+    executor : concurrent.futures.Executor, optional
+        Where to compute the points, as in `enough.training.sweep_points.map_points`; ``None``
+        computes here. The table is the same.
     **options
         Other arguments of `gaussian_point`.
 
@@ -174,11 +180,12 @@ def gaussian_table(
         If an argument is out of range.
     """
     ridges, noise_variances = list(ridges), list(noise_variances)
-    frames = []
-    for n in n_samples:
-        for k in n_features:
-            point = gaussian_point(n, k, ridges, noise_variances, **options)
-            frames.append(_frame(point, n, k, noise_variances, ridges))
+    common = dict(ridges=ridges, noise_variances=noise_variances, **options)
+    points = [{"n_samples": n, "n_features": k} | common for n in n_samples for k in n_features]
+    frames = [
+        _frame(found, point["n_samples"], point["n_features"], noise_variances, ridges)
+        for point, found in zip(points, map_points(gaussian_point, points, executor), strict=True)
+    ]
     return pd.concat(frames, ignore_index=True)
 
 
@@ -273,6 +280,7 @@ def digits_table(
     n_samples: Sequence[int] = (64, 256),
     n_features: Sequence[float] = (32, 128, 256, 1024),
     ridges: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0, 10.0),
+    executor: Executor | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Run `digits_point` over all pairs of samples and features.
@@ -285,6 +293,9 @@ def digits_table(
         Random features.
     ridges : sequence of float, default (1e-3, 1e-2, 1e-1, 1.0, 10.0)
         Ridges, zero or more.
+    executor : concurrent.futures.Executor, optional
+        Where to compute the points, as in `enough.training.sweep_points.map_points`; ``None``
+        computes here. The table is the same.
     **options
         Other arguments of `digits_point`.
 
@@ -300,11 +311,12 @@ def digits_table(
         If an argument is out of range.
     """
     ridges = list(ridges)
-    frames = []
-    for n in n_samples:
-        for k in n_features:
-            point = digits_point(n, k, ridges, **options)
-            frames.append(_frame(point, n, k, None, ridges))
+    common = dict(ridges=ridges, **options)
+    points = [{"n_samples": n, "n_features": k} | common for n in n_samples for k in n_features]
+    frames = [
+        _frame(found, point["n_samples"], point["n_features"], None, ridges)
+        for point, found in zip(points, map_points(digits_point, points, executor), strict=True)
+    ]
     return pd.concat(frames, ignore_index=True)
 
 

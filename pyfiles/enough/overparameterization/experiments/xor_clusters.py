@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from enough.overparameterization.xor_clusters import (
     xor_problem,
 )
 from enough.runtime import exact_device, named_generator, resolve_device
+from enough.training.sweep_points import map_points
 
 __all__ = ["separation_table", "xor_baselines_point", "xor_point"]
 
@@ -178,7 +180,11 @@ def xor_baselines_point(
 
 
 def separation_table(
-    separations: Sequence[float], n_samples: int = 200, dimension: int = 20_000, **options: Any
+    separations: Sequence[float],
+    n_samples: int = 200,
+    dimension: int = 20_000,
+    executor: Executor | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Run `xor_point` over separations.
 
@@ -190,6 +196,9 @@ def separation_table(
         Training points.
     dimension : int, default 20000
         Dimension of the inputs.
+    executor : concurrent.futures.Executor, optional
+        Where to compute the points, as in `enough.training.sweep_points.map_points`; ``None``
+        computes here. The table is the same.
     **options
         Other arguments of `xor_point`.
 
@@ -206,10 +215,11 @@ def separation_table(
         If an argument is out of range.
     """
     frames = []
-    for separation in separations:
-        point = xor_point(n_samples, dimension, separation, **options)
-        steps = point.pop("steps")
-        columns = {name: value.ravel() for name, value in point.items()}
+    common = dict(n_samples=n_samples, dimension=dimension, **options)
+    points = [common | {"separation": separation} for separation in separations]
+    for separation, point in zip(separations, map_points(xor_point, points, executor), strict=True):
+        steps = point["steps"]
+        columns = {name: value.ravel() for name, value in point.items() if name != "steps"}
         problems = point["train"].shape[1]
         frame = pd.DataFrame(
             {
