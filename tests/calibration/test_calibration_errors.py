@@ -132,6 +132,48 @@ def test_edges_belong_below_in_every_precision():
         assert curve.count.tolist() == [1] + [2] * 8 + [1], dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("n_classes", [2, 3, 9])
+def test_of_tied_classes_the_first_is_the_top_label(dtype, n_classes):
+    # Two entries at one half, and as far above it as the tolerance lets them.
+    half = torch.tensor(0.5, dtype=dtype)
+    above = torch.nextafter(half, torch.ones((), dtype=dtype))
+    for value in (half, above):
+        rows = torch.zeros(n_classes, n_classes, dtype=dtype)
+        rows[:, 0] = rows[:, -1] = value
+        labels = torch.arange(n_classes)
+        curve = reliability_curve(rows, labels, n_bins=3)
+        assert curve.count.tolist() == [n_classes]
+        assert curve.accuracy.item() == pytest.approx(1 / n_classes), value
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("n_classes", [3, 10])
+def test_large_table_equals_numpy_and_a_bad_row_is_found_in_any_block(
+    monkeypatch, threads, n_classes
+):
+    n_samples = 600_000 // n_classes  # some large blocks, many small ones
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.randn(n_samples, n_classes, generator=generator).mul_(2).softmax(1)
+    probs[::7] = torch.tensor([0.4, 0.4, 0.2] + [0.0] * (n_classes - 3))  # ties
+    labels = torch.randint(n_classes, (n_samples,), generator=generator)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr("enough.calibration._inputs._THREADED_ENTRIES", 1)
+    table = probs.double().numpy()
+    top, outcomes = table.max(1), table.argmax(1) == labels.numpy()
+    edges = (np.arange(1, 15) / 15).astype(np.float32)  # the dtype of the table
+    index = np.searchsorted(edges, top)
+    sums = [np.bincount(index, weights=w, minlength=15) for w in (top, outcomes)]
+    expected = np.abs(sums[0] - sums[1]).sum() / n_samples
+    assert expected_calibration_error(probs, labels) == pytest.approx(expected, abs=1e-12)
+    for row in (0, 13_000, n_samples - 1):
+        for column, value in ((0, torch.nan), (1, 1.5), (2, -0.01), (0, 0.9999)):
+            bad = probs.clone()
+            bad[row, column] = value
+            with pytest.raises(ValueError, match=r"finite|\[0, 1\]|sum to 1"):
+                expected_calibration_error(bad, labels)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n_bins", [3, 7, 15, 100, 999])
 def test_uniform_bins_at_and_beside_every_edge(dtype, n_bins):

@@ -185,6 +185,7 @@ def test_blocks_and_threads_change_nothing(inputs, monkeypatch, threads):
     expected = StreamingCalibration(classwise=True).update(probs, labels).compute()
     temperature = TemperatureScaling().fit(logits, labels).transform(logits)
     monkeypatch.setattr("enough.calibration._inputs._CPU_BLOCK", 50)
+    monkeypatch.setattr("enough.calibration._inputs._LONE_BLOCK", 130)
     monkeypatch.setattr("enough.calibration._inputs._THREADED_ENTRIES", 1)
     monkeypatch.setattr("enough.calibration._sums._ClassBins._PENDING", 70)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)

@@ -1,7 +1,8 @@
 """Integer matrix products against float64 and int64.
 
 On the CPU these check the references. They check the Triton kernels on an NVIDIA GPU, and on the
-CPU in Triton's interpreter (``TRITON_INTERPRET=1``).
+CPU in Triton's interpreter (``TRITON_INTERPRET=1``), which `test_kernels_interpreter` starts.
+Inputs and outputs lie between poisoned guards.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from enough.kernels import (
     triton_available,
 )
 
+pytest_plugins = ["kernel_fixtures"]
+
 DEVICES = [
     "cpu",
     pytest.param(
@@ -34,15 +37,42 @@ DEVICES = [
 ]
 
 
-def problem(rows, columns, outputs, group_size, dtype, device, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+# Rows, columns, outputs and group size: one entry, one tile, beside a tile, many tiles; groups
+# that end inside a byte, inside a tile, at a tile, and one group for all.
+SHAPES = [
+    (1, 1, 1, 1),
+    (1, 128, 32, 64),
+    (2, 31, 3, 1),
+    (3, 70, 33, 32),
+    (5, 129, 31, 3),
+    (17, 65, 5, 7),
+    (33, 200, 65, 96),
+    (40, 130, 70, 128),
+    (65, 63, 2, 1000),
+]
+
+
+def roundoff(dtype, device="cpu"):
+    """Unit roundoff: half an epsilon; a GPU's tensor cores may cut instead of rounding."""
+    return torch.finfo(dtype).eps / (2 if device == "cpu" else 1)
+
+
+def gamma(n, unit):
+    """n u / (1 − n u): n rounded operations in a row are off by this factor at most."""
+    return n * unit / (1 - n * unit)
+
+
+def problem(rows, columns, outputs, group_size, dtype, device, scale_dtype=torch.bfloat16):
+    generator = torch.Generator().manual_seed(0)
     groups = -(-columns // group_size)
     codes = torch.randint(0, 16, (outputs, columns), generator=generator, dtype=torch.uint8)
     zero = torch.randint(0, 16, (outputs, groups), generator=generator, dtype=torch.uint8)
     scale = torch.rand(outputs, groups, generator=generator) + 0.1
     x = torch.randn(rows, columns, generator=generator).to(dtype)
-    moved = (x, join_nibbles(codes), scale.to(torch.bfloat16), zero)
-    return codes, [t.to(device) for t in moved]
+    packed = join_nibbles(codes)
+    if columns % 2:
+        packed[:, -1] |= 0xF0  # the half that belongs to no column
+    return codes, [t.to(device) for t in (x, packed, scale.to(scale_dtype), zero)]
 
 
 def test_nibbles():
@@ -53,28 +83,32 @@ def test_nibbles():
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("scale_dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-@pytest.mark.parametrize(
-    ("rows", "columns", "outputs", "group_size"),
-    [(1, 128, 32, 64), (3, 70, 33, 32), (17, 65, 5, 7), (40, 130, 70, 128), (2, 31, 3, 1)],
-)
-def test_four_bit_product(rows, columns, outputs, group_size, dtype, device):
+@pytest.mark.parametrize(("rows", "columns", "outputs", "group_size"), SHAPES)
+def test_four_bit_product(guards, rows, columns, outputs, group_size, dtype, scale_dtype, device):
     if dtype == torch.bfloat16 and device == "cpu" and triton_available("cpu"):
         pytest.skip("Triton's interpreter multiplies no bfloat16")
-    codes, (x, packed, scale, zero) = problem(rows, columns, outputs, group_size, dtype, device)
-    exact_weight = torch.empty(outputs, columns, dtype=torch.float64)
-    for n in range(outputs):
-        for k in range(columns):
-            step = float(scale[n, k // group_size])
-            exact_weight[n, k] = (int(codes[n, k]) - int(zero[n, k // group_size])) * step
-    exact = x.double().cpu() @ exact_weight.t()
+    codes, moved = problem(rows, columns, outputs, group_size, dtype, device, scale_dtype)
+    x, packed, scale, zero = (guards.put(t) for t in moved)
+    k = torch.arange(columns) // group_size
+    weight = (codes.double() - zero.cpu().double()[:, k]) * scale.cpu().double()[:, k]
+    exact = x.double().cpu() @ weight.t()
+    before = guards.outputs
     y = int4_matmul(x, packed, scale, zero, group_size)
     assert y.dtype == dtype
     assert y.device.type == device
-    # Weights and results round once to dtype, sums round in float32 (Higham, section 3.1).
-    size = x.double().cpu().abs() @ exact_weight.abs().t()
-    unit, single = torch.finfo(dtype).eps, torch.finfo(torch.float32).eps
-    bound = (2 * unit + (columns + 2) * single) * size + torch.finfo(dtype).tiny
+    if triton_available(device):
+        assert guards.outputs > before  # the kernel ran, into poisoned memory
+    # A weight rounds twice, in float32 (a bfloat16 scale times a small integer is exact) and to
+    # dtype; a product and its sums round at most once a column; the result rounds to dtype.
+    # What is below the normal numbers of dtype is off by at most its smallest step.
+    single, unit = roundoff(torch.float32, device), roundoff(dtype, device)
+    grown = (1 + gamma(columns, single)) * (1 + single * (scale_dtype == torch.float32))
+    grown *= (1 + unit) ** (0 if dtype == torch.float32 else 2)
+    size = x.double().cpu().abs() @ weight.abs().t()
+    info = torch.finfo(dtype)
+    bound = (grown - 1) * size + info.smallest_normal * info.eps
     assert bool(((y.double().cpu() - exact).abs() <= bound).all())
 
 
@@ -90,20 +124,30 @@ def test_float64_uses_the_reference():
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    ("rows", "columns", "outputs"), [(1, 64, 32), (3, 7, 5), (20, 200, 70), (65, 33, 1)]
+    ("rows", "columns", "outputs"),
+    [(1, 1, 1), (1, 64, 32), (3, 7, 5), (17, 129, 65), (20, 200, 70), (65, 33, 1), (2, 2049, 3)],
 )
-def test_eight_bit_product_is_exact(rows, columns, outputs, device):
+def test_eight_bit_product_is_exact(guards, rows, columns, outputs, device):
     generator = torch.Generator().manual_seed(1)
     a = torch.randint(-128, 128, (rows, columns), generator=generator).to(torch.int8)
     b = torch.randint(-128, 128, (outputs, columns), generator=generator).to(torch.int8)
+    a[-1], b[-1] = 127, 127
     exact = a.long() @ b.long().t()
-    y = int8_matmul(a.to(device), b.to(device))
+    scales = torch.rand(rows, generator=generator), torch.rand(outputs, generator=generator)
+    a, b, *scales = (guards.put(t.to(device)) for t in (a, b, *scales))
+    before = guards.outputs
+    y = int8_matmul(a, b)
     assert y.dtype == torch.int32
     assert torch.equal(y.cpu().long(), exact)
-    scales = torch.rand(rows, generator=generator), torch.rand(outputs, generator=generator)
-    scaled = int8_matmul(a.to(device), b.to(device), *(s.to(device) for s in scales))
-    wanted = exact.double() * scales[0].double()[:, None] * scales[1].double()
-    torch.testing.assert_close(scaled.cpu().double(), wanted, rtol=1e-6, atol=0.0)
+    scaled = int8_matmul(a, b, *scales)
+    assert scaled.dtype == torch.float32
+    if triton_available(device):
+        assert guards.outputs >= before + 2  # the kernels ran, into poisoned memory
+    # Three roundings: the sum to float32, and two products.
+    left, right = (s.cpu().double() for s in scales)
+    wanted = exact.double() * left[:, None] * right
+    bound = gamma(3, roundoff(torch.float32)) * wanted.abs()
+    assert bool(((scaled.cpu().double() - wanted).abs() <= bound).all())
 
 
 def test_eight_bit_product_without_the_operator(monkeypatch):

@@ -402,3 +402,16 @@ def test_finite_population_correction():
         finite_population_test_mse(math.nan, 0.5, 3, 4)
     with pytest.raises(ValueError, match="broadcast"):
         finite_population_test_mse([1.0, 2.0], [0.5] * 3, 3, 4)
+
+
+def test_parts_of_a_long_spectrum_do_not_matter(monkeypatch):
+    eigenvalues = INDEX**-1.5
+    n, k = np.array([5.0, 20.0])[:, None], np.array([3.0, 20.0, math.inf])
+    whole = rf_risk(eigenvalues, TARGET, n, k, 0.1, 0.3)
+    best = optimal_ridge(eigenvalues, TARGET, n, k, 0.3)
+    monkeypatch.setattr(eigenframework, "_MODES", 7)
+    parts = rf_risk(eigenvalues, TARGET, n, k, 0.1, 0.3)
+    for name, value in vars(whole).items():
+        np.testing.assert_allclose(getattr(parts, name), value, rtol=1e-12, err_msg=name)
+    again = optimal_ridge(eigenvalues, TARGET, n, k, 0.3)
+    np.testing.assert_allclose(again.test_mse, best.test_mse, rtol=1e-12)

@@ -289,3 +289,25 @@ def test_rejects_what_makes_no_sense(changes, name):
     arguments = {"features": np.ones((4, 2)), "targets": np.ones(4), "ridges": [1.0]}
     with pytest.raises(ValueError, match=name):
         ridge_path(**(arguments | changes))
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (4, 7), (2, 5, 5), (3, 4, 9)])
+@pytest.mark.parametrize("method", ["svd", "gram"])
+def test_blocks_of_ridges_change_nothing(monkeypatch, shape, method):
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(*shape, dtype=torch.float64, generator=draw)
+    targets = torch.randn(*shape[:-1], 2, dtype=torch.float64, generator=draw)
+    test = torch.randn(*shape[:-2], 3, shape[-1], dtype=torch.float64, generator=draw)
+    ridges = [0.0, 1e-3, 0.5, 2.0, 30.0][method == "gram" :]
+    names = ["coefficients", "train_predictions", "test_predictions", "train_residuals"]
+    names += ["degrees_of_freedom", "leave_one_out_residuals", "leave_one_out_mse"]
+    names += ["generalized_cross_validation"]
+    whole = ridge_path(features, targets, ridges, test, method=method)
+    expected = {name: getattr(whole, name) for name in names}
+    rank, rows = min(shape[-2:]), max(shape[-2:])
+    each = 8 * math.prod(shape[:-2]) * (7 * rank + 2 * rows)
+    for memory in (1, 2 * each):  # one ridge at a time, and two
+        monkeypatch.setattr("enough.overparameterization.ridge._MEMORY", memory)
+        blocks = ridge_path(features, targets, ridges, test, method=method)
+        for name in names:
+            torch.testing.assert_close(getattr(blocks, name), expected[name], rtol=1e-9, atol=1e-12)

@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from enough.scaling import (
     AnnealingLaw,
@@ -188,6 +190,53 @@ def test_a_profile_touches_the_objective_at_the_optimum_only():
         fit.profile("kappa", [1.0])
     with pytest.raises(ValueError, match="values: expected numbers > 0"):
         fit.profile("A", [-1.0])
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the number of entries of the largest tensor that an operation returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.entries = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for one in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(one, torch.Tensor):
+                # A broadcast view takes no memory.
+                self.entries = max(self.entries, min(one.numel(), one.untyped_storage().nbytes()))
+        return result
+
+
+@pytest.mark.filterwarnings("ignore::enough.scaling.IdentifiabilityWarning")
+def test_no_array_is_as_large_as_the_grid_of_starts_times_the_rows():
+    table = runs(0.01, 0, 2000)
+    with Largest() as seen:
+        ChinchillaLaw.fit(table, bootstrap=20, generator=0)
+    assert 2000 < seen.entries <= 100 * 2000  # the grid has 1681 points
+    repeated = table.assign(unique_tokens=table["tokens"] / np.linspace(1, 9, len(table)))
+    for law, data, options in (
+        (KaplanLaw, table, {}),
+        (DataConstrainedLaw, repeated, {"base": CHINCHILLA}),
+    ):
+        with pytest.MonkeyPatch.context() as patch, Largest() as seen:
+            patch.setattr("enough.scaling.joint._MEMORY", 2**20)
+            law.fit(data, starts=2, **options)
+        assert 2000 < seen.entries <= 100 * 2000
+
+
+def test_batches_of_starts_and_replicas_change_nothing(monkeypatch):
+    table = runs(0.01, 0, 40)
+    together = ChinchillaLaw.fit(table, bootstrap=7, generator=0)
+    kaplan = KaplanLaw.fit(table)
+    monkeypatch.setattr("enough.scaling.fit._ENTRIES", 2 * 40 * 5)
+    monkeypatch.setattr("enough.scaling.joint._MEMORY", 80 * 40 * 100)
+    apart = ChinchillaLaw.fit(table, bootstrap=7, generator=0)
+    assert apart.objective == pytest.approx(together.objective, rel=1e-12)
+    assert apart.agreement == together.agreement
+    for name, values in together.bootstrap.items():
+        np.testing.assert_allclose(apart.bootstrap[name], values, rtol=1e-5)
+    assert KaplanLaw.fit(table).objective == pytest.approx(kaplan.objective, rel=1e-12)
 
 
 def test_groups_are_resampled_whole():

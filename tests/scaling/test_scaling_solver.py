@@ -7,7 +7,11 @@ from scipy import optimize
 
 from enough.scaling._models import DifferentiableModel, PowerSum
 from enough.scaling._solver import huber, minimize
-from enough.scaling._starts import best_distinct, nonnegative_least_squares
+from enough.scaling._starts import (
+    best_distinct,
+    nonnegative_least_squares,
+    separable_least_squares,
+)
 
 DELTA = 0.05
 
@@ -120,3 +124,31 @@ def test_starts_are_the_best_points_apart_from_each_other():
     assert y.flatten()[first].item() == pytest.approx(0.0, abs=1e-6)
     assert abs(x.flatten()[second] - x.flatten()[first]) > 0.15 or (abs(y.flatten()[second]) > 0.15)
     assert len(best_distinct(torch.arange(4.0), (2, 2), 9)) == 4
+
+
+def test_separable_least_squares_is_scipys(monkeypatch):
+    # Two columns of their own and one that depends on both points, in blocks of a few rows.
+    monkeypatch.setattr("enough.scaling._starts._MEMORY", 16 * 23 * 5)
+    draw = torch.Generator().manual_seed(5)
+    sides = torch.rand(17, 2, dtype=torch.float64, generator=draw) + 0.1
+    target = torch.randn(17, dtype=torch.float64, generator=draw) + 1.0
+    points = torch.tensor([0.3, 0.8, 1.7, 2.9], dtype=torch.float64)
+    grid = torch.cartesian_prod(points, points)
+    seen = []
+
+    def columns(rows):
+        seen.append(rows.stop - rows.start)
+        x, y = sides[rows].T
+        return [x ** points[:, None], y ** points[:, None], x ** grid[:, :1] * y ** grid[:, 1:] - 1]
+
+    at = torch.arange(16)
+    index = torch.stack([at // 4, at % 4, at], -1)
+    coefficients, residual = separable_least_squares(columns, index, target)
+    assert max(seen) < 17
+    assert sum(seen) == 17
+    for i, (p, q) in enumerate(grid):
+        x, y = sides.T
+        matrix = torch.stack([x**p, y**q, x**p * y**q - 1], -1)
+        expected, norm = optimize.nnls(matrix.numpy(), target.numpy())
+        np.testing.assert_allclose(coefficients[i], expected, rtol=1e-7, atol=1e-9)
+        assert residual[i].item() == pytest.approx(norm**2, rel=1e-9)

@@ -12,6 +12,7 @@ leave-one-out error of every ridge follows from the same factors.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from enough.runtime import exact_device
+from enough.runtime import chunks, exact_device
 from enough.runtime.validation import as_tensors, check_choice, check_number, check_tensor
 
 __all__ = ["RidgePath", "ridge_path"]
@@ -28,6 +29,8 @@ _EPS = torch.finfo(torch.float64).eps
 # The eigenvalues of a Gram matrix carry an absolute error of about eps times the largest.
 # Where every ridge is at least this share of the largest, the solution keeps ten digits.
 _GRAM_SHARE = 2.0**-19
+# Bytes of working arrays at a time beside the results, unless the factors take more themselves.
+_MEMORY = 2**20
 
 
 def ridge_path(
@@ -122,8 +125,8 @@ def ridge_path(
 
     return RidgePath(
         ridges=finish(delta, squeeze=False),
-        train_predictions=finish(factors.apply(factors.left, factors.fit)),
-        test_predictions=None if project is None else finish(factors.apply(project, factors.solve)),
+        train_predictions=finish(factors.apply(factors.left, "fit")),
+        test_predictions=None if project is None else finish(factors.apply(project, "solve")),
         _factors=factors,
         _finish=finish,
     )
@@ -158,7 +161,7 @@ class RidgePath:
     @cached_property
     def coefficients(self) -> Any:
         """Weights, an array of shape (ridges, ..., features, outputs); computed when asked."""
-        return self._finish(self._factors.apply(self._factors.basis, self._factors.solve))
+        return self._finish(self._factors.apply(self._factors.basis, "solve"))
 
     @cached_property
     def train_residuals(self) -> Any:
@@ -172,7 +175,7 @@ class RidgePath:
     @cached_property
     def degrees_of_freedom(self) -> Any:
         """Trace of the map from targets to predictions, shape (ridges, ...)."""
-        return self._finish(self._factors.leverages().sum(-1), squeeze=False)
+        return self._finish(self._factors.degrees_of_freedom(), squeeze=False)
 
     @cached_property
     def leave_one_out_residuals(self) -> Any:
@@ -185,7 +188,7 @@ class RidgePath:
     @cached_property
     def leave_one_out_mse(self) -> Any:
         """Mean square of the leave-one-out residuals, shape (ridges, ..., outputs)."""
-        return self._finish(self._factors.leave_one_out().square().mean(-2))
+        return self._finish(self._factors.leave_one_out_mse())
 
     @cached_property
     def generalized_cross_validation(self) -> Any:
@@ -203,70 +206,134 @@ class _Factors:
 
     All in float64; ``projected`` is ``left.T @ targets``. ``left`` has orthonormal columns
     unless ``narrow`` (the Gram matrix of fewer features than samples), where it is
-    ``features @ basis``. Filters have shape (ridges, ..., r).
+    ``features @ basis``. Filters have shape (ridges, ..., r) and are made when they are needed,
+    for a block of ridges at a time.
     """
 
     left: Tensor  # (..., n, r)
     basis: Tensor  # (..., features, r)
     projected: Tensor  # (..., r, outputs)
     targets: Tensor  # (..., n, outputs)
-    fit: Tensor
-    solve: Tensor
-    miss: Tensor | None  # one minus fit, without cancellation; None when narrow
-    inverse: Tensor | None  # miss / ridge, finite at ridge zero; None when narrow
+    squares: Tensor  # (..., r), the eigenvalues of the Gram matrix
+    singular: Tensor | None  # their roots; None from the Gram matrix
+    cutoff: Tensor | None  # (ridges, ..., 1), singular values at most this count as zero
+    narrow: bool
     spans: bool  # whether the columns of left span all targets
     delta: Tensor  # (ridges,)
 
-    def apply(self, matrix: Tensor, filters: Tensor) -> Tensor:
-        """``matrix @ (filters * projected)`` for all ridges in one product."""
-        scaled = filters[..., None] * self.projected  # (ridges, ..., r, outputs)
-        n_ridges, outputs = scaled.shape[0], scaled.shape[-1]
-        columns = scaled.movedim(0, -2).flatten(-2)  # (..., r, ridges * outputs)
-        return (matrix @ columns).unflatten(-1, (n_ridges, outputs)).movedim(-2, 0)
+    def _filters(self, kind: str, ridges: slice) -> Tensor:
+        """``fit``, ``solve``, ``miss`` (one minus fit, without cancellation) or ``inverse``.
 
-    def residuals(self) -> Tensor:
-        if self.miss is None:
-            return self.targets - self.apply(self.left, self.fit)
-        inside = self.apply(self.left, self.miss)
+        ``inverse`` is miss over the ridge, finite at ridge zero.
+        """
+        delta = self.delta[ridges].reshape(-1, *[1] * self.squares.ndim)
+        kept: Any = True
+        if self.singular is None:
+            inverse = 1 / (self.squares + delta)
+        else:
+            kept = self.singular > self.cutoff[ridges]
+            inverse = torch.where(kept, 1 / torch.where(kept, self.squares + delta, 1.0), 0.0)
+        if kind == "fit":
+            return inverse if self.narrow else self.squares * inverse
+        if kind == "solve":
+            return inverse if self.singular is None else self.singular * inverse
+        if kind == "miss":
+            return delta * inverse if kept is True else torch.where(kept, delta * inverse, 1.0)
+        return inverse
+
+    def _blocks(self, width: int, ridges: slice = slice(None)) -> Iterator[slice]:
+        """Cut ridges into blocks that need little memory with ``width`` columns each."""
+        rank, rows = self.squares.shape[-1], max(self.left.shape[-2], self.basis.shape[-2])
+        problems = self.squares.shape[:-1].numel()
+        first, last, _ = ridges.indices(len(self.delta))
+        each = 8 * problems * (3 * rank + 2 * rank * width + rows * width)
+        limit = max(_MEMORY, 8 * self.left.numel(), 8 * self.basis.numel())
+        for block in chunks(last - first, each, limit):
+            yield slice(first + block.start, first + block.stop)
+
+    def _products(
+        self, matrix: Tensor, columns: Callable[[slice], Tensor], width: int, ridges: slice
+    ) -> Tensor:
+        """``matrix @ columns`` of each ridge, (ridges, ..., rows, width)."""
+        first, last, _ = ridges.indices(len(self.delta))
+        result = None
+        for block in self._blocks(width, ridges):
+            part = matrix @ columns(block)  # (..., rows, ridges * width)
+            if block == slice(first, last):
+                result = part
+                break
+            if result is None:
+                result = part.new_empty(*part.shape[:-1], (last - first) * width)
+            result[..., (block.start - first) * width : (block.stop - first) * width] = part
+        return result.unflatten(-1, (last - first, width)).movedim(-2, 0)
+
+    def apply(self, matrix: Tensor, kind: str, ridges: slice = slice(None)) -> Tensor:
+        """``matrix @ (filters * projected)``."""
+
+        def columns(block: slice) -> Tensor:
+            scaled = self._filters(kind, block)[..., None] * self.projected
+            return scaled.movedim(0, -2).flatten(-2)
+
+        return self._products(matrix, columns, self.projected.shape[-1], ridges)
+
+    def residuals(self, ridges: slice = slice(None)) -> Tensor:
+        if self.narrow:
+            return self.targets - self.apply(self.left, "fit", ridges)
+        inside = self.apply(self.left, "miss", ridges)
         return inside if self.spans else inside + (self.targets - self.left @ self.projected)
 
-    def leverages(self) -> Tensor:
-        return self._row_sums(self.fit)
+    def _row_sums(self, kind: str, ridges: slice) -> Tensor:
+        def columns(block: slice) -> Tensor:
+            return self._filters(kind, block).movedim(0, -1)
 
-    def _row_sums(self, filters: Tensor) -> Tensor:
-        return (self.left.square() @ filters.movedim(0, -1)).movedim(-1, 0)
+        return self._products(self.left.square(), columns, 1, ridges)[..., 0]
 
-    def _complements(self) -> Tensor:
+    def degrees_of_freedom(self) -> Tensor:
+        return self._in_blocks(lambda ridges: self._row_sums("fit", ridges).sum(-1))
+
+    def _complements(self, ridges: slice) -> Tensor:
         """One minus the leverages, (ridges, ..., n)."""
-        if self.miss is None:
-            return 1 - self.leverages()
-        inside = self._row_sums(self.miss)
+        if self.narrow:
+            return 1 - self._row_sums("fit", ridges)
+        inside = self._row_sums("miss", ridges)
         if self.spans:
             return inside
         return inside + (1 - self.left.square().sum(-1)).clamp(min=0.0)
 
-    def _interpolated(self, complements: Tensor) -> Tensor:
+    def _interpolated(self, complements: Tensor, ridges: slice) -> Tensor:
         """Where residual and complement both vanish at ridge zero."""
-        at_zero = (self.delta == 0).reshape(-1, *[1] * (complements.ndim - 1))
+        at_zero = (self.delta[ridges] == 0).reshape(-1, *[1] * (complements.ndim - 1))
         return at_zero & (complements <= 8 * self.left.shape[-2] * _EPS)
 
-    def leave_one_out(self) -> Tensor:
-        residuals, complements = self.residuals(), self._complements()
-        vanish = self._interpolated(complements)
+    def leave_one_out(self, ridges: slice = slice(None)) -> Tensor:
+        residuals, complements = self.residuals(ridges), self._complements(ridges)
+        vanish = self._interpolated(complements, ridges)
         if bool(vanish.any()):  # both are proportional to the ridge: compare the slopes
-            complements = torch.where(vanish, self._row_sums(self.inverse), complements)
-            slopes = self.apply(self.left, self.inverse)
+            complements = torch.where(vanish, self._row_sums("inverse", ridges), complements)
+            slopes = self.apply(self.left, "inverse", ridges)
             residuals = torch.where(vanish[..., None], slopes, residuals)
         return residuals / complements[..., None]
 
+    def leave_one_out_mse(self) -> Tensor:
+        return self._in_blocks(lambda ridges: self.leave_one_out(ridges).square().mean(-2))
+
     def generalized_cross_validation(self) -> Tensor:
-        residuals, complements = self.residuals(), self._complements().mean(-1)
-        vanish = self._interpolated(complements)
+        return self._in_blocks(self._generalized_cross_validation)
+
+    def _generalized_cross_validation(self, ridges: slice) -> Tensor:
+        residuals, complements = self.residuals(ridges), self._complements(ridges).mean(-1)
+        vanish = self._interpolated(complements, ridges)
         if bool(vanish.any()):
-            slopes = self.apply(self.left, self.inverse)
-            complements = torch.where(vanish, self._row_sums(self.inverse).mean(-1), complements)
+            slopes = self.apply(self.left, "inverse", ridges)
+            means = self._row_sums("inverse", ridges).mean(-1)
+            complements = torch.where(vanish, means, complements)
             residuals = torch.where(vanish[..., None, None], slopes, residuals)
         return residuals.square().mean(-2) / complements[..., None].square()
+
+    def _in_blocks(self, function: Callable[[slice], Tensor]) -> Tensor:
+        """Summaries of all ridges from arrays of a block at a time."""
+        blocks = self._blocks(self.projected.shape[-1])
+        return torch.cat([function(ridges) for ridges in blocks])
 
 
 def _with_outputs(features: Tensor, targets: Tensor) -> tuple[Tensor, bool]:
@@ -292,17 +359,15 @@ def _svd(features: Tensor, targets: Tensor, delta: Tensor, rtol: float) -> _Fact
     delta_ = delta.reshape(-1, *[1] * s.ndim)
     resolution = max(features.shape[-2:]) * _EPS
     cutoff = torch.where(delta_ == 0, rtol, resolution) * s[..., :1]
-    kept = s > cutoff
-    inverse = torch.where(kept, 1 / torch.where(kept, s.square() + delta_, 1.0), 0.0)
     return _Factors(
         left=left,
         basis=right.mT,
         projected=left.mT @ targets,
         targets=targets,
-        fit=s.square() * inverse,
-        solve=s * inverse,
-        miss=torch.where(kept, delta_ * inverse, 1.0),
-        inverse=inverse,
+        squares=s.square(),
+        singular=s,
+        cutoff=cutoff,
+        narrow=False,
         spans=features.shape[-2] <= features.shape[-1],
         delta=delta,
     )
@@ -329,17 +394,16 @@ def _gram(features: Tensor, targets: Tensor, delta: Tensor, *, check: bool) -> _
         return None
     squares, vectors = torch.linalg.eigh(gram)
     squares = squares.clamp(min=0.0)
-    inverse = 1 / (squares + delta.reshape(-1, *[1] * squares.ndim))
     left = features @ vectors if narrow else vectors
     return _Factors(
         left=left,
         basis=vectors if narrow else features.mT @ vectors,
         projected=left.mT @ targets,
         targets=targets,
-        fit=inverse if narrow else squares * inverse,
-        solve=inverse,
-        miss=None if narrow else delta.reshape(-1, *[1] * squares.ndim) * inverse,
-        inverse=None if narrow else inverse,
+        squares=squares,
+        singular=None,
+        cutoff=None,
+        narrow=narrow,
         spans=not narrow,
         delta=delta,
     )

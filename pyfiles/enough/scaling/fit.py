@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,10 @@ __all__ = ["Fit", "IdentifiabilityWarning"]
 #: A logarithm of a coefficient, or an exponent's share, that is known no better than this is not
 #: identified: a factor e^1.5 ≈ 4.5 either way, or an exponent whose interval reaches zero.
 LOOSE = {"log": 1.5, "share": 0.75}
+
+
+#: Derivatives in one batch: starts (or replicas) × rows × coordinates, 16 MB in float64.
+_ENTRIES = 2_000_000
 
 
 class IdentifiabilityWarning(UserWarning):
@@ -234,11 +238,21 @@ def solve(
     """
     replicas = check_integer(bootstrap, "bootstrap", minimum=0)
     huber_delta = check_number(huber_delta, "huber_delta", above=0, finite=False)
-    theta, objective, converged = minimize(model, starts, target, weight, huber_delta, steps=100)
+    size = max(1, _ENTRIES // (len(target) * starts.shape[1]))  # starts, or replicas, at once
+    theta, objective, converged = (
+        torch.cat(parts)
+        for parts in zip(
+            *(
+                minimize(model, some, target, weight, huber_delta, steps=100)
+                for some in starts.split(size)
+            ),
+            strict=True,
+        )
+    )
     # A start that is still far behind after so many Newton steps creeps along a flat direction.
     late = ~converged & (objective <= 2 * objective.min())
-    if late.any():
-        theta[late], objective[late], _ = minimize(model, theta[late], target, weight, huber_delta)
+    for some in late.nonzero()[:, 0].split(size) if late.any() else ():
+        theta[some], objective[some], _ = minimize(model, theta[some], target, weight, huber_delta)
     if not objective.isfinite().any():
         raise ValueError(f"data: {law.__name__} has no finite prediction on these rows")
     order = objective.argsort()
@@ -270,11 +284,11 @@ def solve(
     stderr = dict(zip(params, np.sqrt(np.clip(np.diag(covariance), 0, None)).tolist(), strict=True))
     samples: dict[str, np.ndarray] = {}
     if replicas:
-        counts = _resampled(len(target), replicas, as_generator(generator), groups)
+        counts = _resampled(len(target), replicas, as_generator(generator), groups, size)
         ends = torch.cat(
             [
                 minimize(model, winner.expand(len(part), -1), target, weight * part, huber_delta)[0]
-                for part in counts.split(max(1, 2_000_000 // (len(target) * len(winner))))
+                for part in counts
             ]
         )
         samples = {name: values.numpy() for name, values in read(ends).items()}
@@ -336,8 +350,10 @@ def _sandwich(model: Model, theta: Tensor, target: Tensor, weight: Tensor, delta
     return bread @ meat @ bread
 
 
-def _resampled(rows: int, replicas: int, generator: torch.Generator, groups: Any) -> Tensor:
-    """Counts of each row in resamples of rows, or of whole groups: (replicas, rows)."""
+def _resampled(
+    rows: int, replicas: int, generator: torch.Generator, groups: Any, size: int
+) -> Iterator[Tensor]:
+    """Counts of each row in resamples of rows, or of whole groups: (at most size, rows) a time."""
     if groups is None:
         labels, count = torch.arange(rows), rows
     else:
@@ -345,7 +361,9 @@ def _resampled(rows: int, replicas: int, generator: torch.Generator, groups: Any
         if inverse.shape != (rows,):
             raise ValueError(f"groups: expected one label a row, {rows}, got {inverse.shape}")
         labels, count = torch.from_numpy(inverse), len(names)
-    draws = torch.randint(count, (replicas, count), generator=generator)
-    counts = torch.zeros(replicas, count, dtype=torch.float64)
-    counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
-    return counts[:, labels]
+    for start in range(0, replicas, size):
+        some = min(size, replicas - start)
+        draws = torch.randint(count, (some, count), generator=generator)
+        counts = torch.zeros(some, count, dtype=torch.float64)
+        counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
+        yield counts[:, labels]

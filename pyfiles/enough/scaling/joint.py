@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from enough.runtime import chunks
 from enough.runtime.validation import check_integer, check_number
 from enough.scaling._models import DifferentiableModel, Model
 from enough.scaling._starts import best_distinct, nonnegative_least_squares
@@ -17,6 +18,8 @@ from enough.scaling.fit import Fit, solve
 from enough.scaling.laws import ChinchillaLaw, Law
 
 __all__ = ["DataConstrainedLaw", "DownstreamLaw", "KaplanLaw", "TranslationLaw"]
+
+_MEMORY = 64 * 2**20  # bytes of working arrays at a time
 
 
 class KaplanLaw(Law):
@@ -93,16 +96,23 @@ class KaplanLaw(Law):
         # At given exponents L^(1/α_D) is linear in N_c^(α_N/α_D) and D_c.
         axis = torch.logspace(-2, 0, 41, dtype=torch.float64)
         ratio, alpha = (part.flatten() for part in torch.meshgrid(axis * 5, axis, indexing="ij"))
-        power = y / alpha[:, None]
-        columns_of = torch.stack([(-ratio[:, None] * x - power).exp(), (-z - power).exp()], -1)
-        scale = (alpha[:, None] * weight.sqrt())[..., None]
-        coefficients, _ = nonnegative_least_squares(
-            columns_of * scale / alpha[:, None, None], weight.sqrt()
-        )
-        safe = coefficients.clamp_min(1e-6 * coefficients.amax(-1, keepdim=True).clamp_min(1e-12))
-        theta = torch.cat([safe.log(), ratio.log()[:, None], alpha.log()[:, None]], -1)
-        residual = torch.func.vmap(function)(theta) - y
-        score = (weight * residual.square()).sum(-1).nan_to_num(torch.inf, torch.inf)
+        found = []
+        for some in chunks(len(alpha), 80 * len(y), _MEMORY):
+            one, other = ratio[some], alpha[some]
+            power = y / other[:, None]
+            columns_of = torch.stack([(-one[:, None] * x - power).exp(), (-z - power).exp()], -1)
+            scale = (other[:, None] * weight.sqrt())[..., None]
+            coefficients, _ = nonnegative_least_squares(
+                columns_of * scale / other[:, None, None], weight.sqrt()
+            )
+            safe = coefficients.clamp_min(
+                1e-6 * coefficients.amax(-1, keepdim=True).clamp_min(1e-12)
+            )
+            theta = torch.cat([safe.log(), one.log()[:, None], other.log()[:, None]], -1)
+            residual = torch.func.vmap(function)(theta) - y
+            found.append((theta, (weight * residual.square()).sum(-1)))
+        theta, score = (torch.cat(parts) for parts in zip(*found, strict=True))
+        score = score.nan_to_num(torch.inf, torch.inf)
         at = best_distinct(score, (41, 41), check_integer(starts, "starts", minimum=1))
 
         def read(theta: Tensor) -> dict[str, Tensor]:
@@ -346,9 +356,12 @@ class DataConstrainedLaw(Law):
 
         axis = torch.logspace(-1.5, 4, 34, dtype=torch.float64).log()
         theta = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).flatten(0, 1)
-        residual = torch.func.vmap(function)(theta) - y
-        clipped = residual.abs().clamp_max(huber_delta)
-        score = (weight * (clipped * residual.abs() - clipped.square() / 2)).sum(-1)
+        scores = []
+        for some in chunks(len(theta), 80 * len(y), _MEMORY):
+            residual = torch.func.vmap(function)(theta[some]) - y
+            clipped = residual.abs().clamp_max(huber_delta)
+            scores.append((weight * (clipped * residual.abs() - clipped.square() / 2)).sum(-1))
+        score = torch.cat(scores)
         at = best_distinct(score, (34, 34), check_integer(starts, "starts", minimum=1))
 
         def hold(name: str, value: float) -> tuple[Model, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from enough.runtime.validation import check_choice, check_integer
 from enough.scaling._models import Model, PowerSum
-from enough.scaling._starts import best_distinct, nonnegative_least_squares
+from enough.scaling._starts import best_distinct, separable_least_squares
 from enough.scaling._table import distinct, read_columns, read_weights
 from enough.scaling.fit import Fit, solve
 
@@ -269,21 +269,25 @@ class _PowerSumLaw(Law):
         grid = torch.stack(torch.meshgrid(*(axis,) * len(exponents), indexing="ij"), -1)
         grid = grid.flatten(0, -2)  # (G, exponents)
         scale = weight.sqrt() * (torch.ones_like(loss) if raw else 1 / loss)
-        columns = torch.stack(
-            [
-                sum(
-                    (
-                        sign * grid[:, exponents.index(e), None] * (logs[c] - centers[c])
-                        for c, e, sign in factors
-                    ),
-                    torch.zeros(len(grid), len(loss), dtype=torch.float64),
-                ).exp()
-                * scale
-                for _, factors in terms
-            ],
-            -1,
-        )
-        coefficients, residual = nonnegative_least_squares(columns, scale * loss)
+        slopes = torch.zeros(len(terms), len(exponents), len(loss), dtype=torch.float64)
+        for slope, (_, factors) in zip(slopes, terms, strict=True):
+            for column, exponent, sign in factors:
+                slope[exponents.index(exponent)] += sign * (logs[column] - centers[column])
+        own = [  # the different exponents of each term, and which of them a grid point has
+            (grid * torch.tensor([e in {f[1] for f in factors} for e in exponents])).unique(
+                dim=0, return_inverse=True
+            )
+            for _, factors in terms
+        ]
+
+        def columns(rows: slice) -> list[Tensor]:
+            return [
+                (points @ slope[:, rows]).exp() * scale[rows]
+                for (points, _), slope in zip(own, slopes, strict=True)
+            ]
+
+        index = torch.stack([at for _, at in own], -1)
+        coefficients, residual = separable_least_squares(columns, index, scale * loss)
         at = best_distinct(residual, shape, count)
         least = 1e-3 * loss.min()
         return torch.cat([coefficients[at].clamp_min(least).log(), grid[at]], -1)
