@@ -125,7 +125,7 @@ def rows(quick: bool = False) -> list[dict]:
 
         products, peer_flops = _products(config, batch, length, device, dtype)
         calls = {"ours": _waits(step, device), "peer": _waits(products, device)}
-        seconds = interleave(calls, repeats, warm_up=2, patience=30.0)
+        seconds = interleave(calls, repeats, warm_up=2, patience=15.0)
         ours, peer = min(seconds["ours"]), min(seconds["peer"])
         causal = _causal_flops(config, batch, length)
         table.append(

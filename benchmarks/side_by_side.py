@@ -26,7 +26,9 @@ __all__ = [
     "check_rows",
     "compare",
     "interleave",
+    "made",
     "main",
+    "not_measured",
     "not_run",
     "peak_mib",
     "print_rows",
@@ -35,13 +37,13 @@ __all__ = [
 
 COLUMNS = {
     "name": str,
-    "ours_s": float,
+    "ours_s": (float, type(None)),
     "peer": str,
     "peer_s": (float, type(None)),
     "ratio": (float, type(None)),
     "spread": (float, type(None)),
     "rounds": int,
-    "ours_median_s": float,
+    "ours_median_s": (float, type(None)),
     "peer_median_s": (float, type(None)),
     "scale": float,
     "ours_mib": (float, type(None)),
@@ -68,12 +70,46 @@ class Peer:
         The whole work over the work that ``call`` does; its time is multiplied by this.
     note : str, default ""
         Added to the row's note.
+    reason : str, default ""
+        Why it cannot run here though its package is installed; then ``call`` is not called.
     """
 
     call: Callable[[], object]
     package: str | Sequence[str] | None = None
     scale: float = 1.0
     note: str = ""
+    reason: str = ""
+
+
+def made(make: Callable[[], Callable[[], object]], package: str | None = None, **more) -> Peer:
+    """Prepare a peer before it is timed; one that refuses becomes a peer that did not run.
+
+    Parameters
+    ----------
+    make : callable
+        Builds what the peer needs, calls it once and returns the call to time. It runs only
+        where the package is there.
+    package : str, optional
+        As in `Peer`.
+    **more
+        Other fields of `Peer`.
+
+    Returns
+    -------
+    Peer
+        Its reason says what went wrong, in the words of the error's first line.
+    """
+    if absent(package):
+        return Peer(_never, package, **more)
+    try:
+        return Peer(make(), package, **more)
+    except Exception as error:  # whatever a peer raises, the other rows stand
+        first = (str(error).strip().splitlines() or [""])[0].rstrip(".")[:120]
+        return Peer(_never, package, reason=f"{type(error).__name__}: {first}", **more)
+
+
+def _never() -> None:
+    raise AssertionError("a peer that cannot run was called")
 
 
 def interleave(
@@ -128,8 +164,11 @@ def spread(seconds: Sequence[float]) -> float:
 def absent(package: str | Sequence[str] | None) -> str:
     """Name the first of some packages that is not installed, in words; else return nothing."""
     for name in [package] if isinstance(package, str) else package or ():
-        ASKED.add(name)
-        spec = find_spec(name)
+        ASKED.add(name.partition(".")[0])
+        try:
+            spec = find_spec(name)
+        except ModuleNotFoundError:  # a part of a package that is not there
+            spec = None
         if spec is None or spec.origin is None:  # a mere folder of that name has no origin
             return f"the package {name} is not installed"
     return ""
@@ -196,6 +235,12 @@ def not_run(name: str, ours: Sequence[float], peer: str, reason: str, why: str =
     return as_row(name, ours, peer, why=why, note=f"not run: {reason}")
 
 
+def not_measured(name: str, reason: str) -> dict:
+    """Make the row of what this machine cannot measure; it has no peer."""
+    empty = {"ours_s": None, "ours_median_s": None, "rounds": 0}
+    return as_row(name, [0.0], note=f"not run: {reason}") | empty
+
+
 def compare(
     name: str,
     ours: Callable[[], object],
@@ -206,6 +251,7 @@ def compare(
     why: str | Mapping[str, str] = "",
     note: str = "",
     memory: bool = True,
+    times: int = 1,
 ) -> list[dict]:
     """Time our call and its peers in turn, and make one row a peer.
 
@@ -226,6 +272,9 @@ def compare(
     memory : bool, default True
         Measure the peak memory of each side in a round of its own; a side slower than 5 s is
         left out.
+    times : int, default 1
+        Calls in one round of each side, whose seconds are divided by it: for calls of less
+        than a millisecond.
 
     Returns
     -------
@@ -235,9 +284,13 @@ def compare(
     others = {
         key: peer if isinstance(peer, Peer) else Peer(peer) for key, peer in (peers or {}).items()
     }
-    reasons = {key: absent(peer.package) for key, peer in others.items()}
+    reasons = {key: absent(peer.package) or peer.reason for key, peer in others.items()}
     calls = {"": ours} | {key: others[key].call for key in others if not reasons[key]}
-    seconds = interleave(calls, rounds, warm_up, PATIENCE)
+    repeated = {key: _repeated(call, times) for key, call in calls.items()}
+    seconds = {
+        key: [taken / times for taken in values]
+        for key, values in interleave(repeated, rounds, warm_up, PATIENCE).items()
+    }
     mib = {
         key: peak_mib(call) if memory and min(seconds[key]) < 5.0 else None
         for key, call in calls.items()
@@ -258,6 +311,17 @@ def compare(
         peaks = {"ours_mib": mib[""], "peer_mib": mib[key] if key else None}
         result.append(as_row(name, seconds[""], key, theirs, scale=scale, **peaks, **texts))
     return result
+
+
+def _repeated(call: Callable[[], object], times: int) -> Callable[[], object]:
+    if times == 1:
+        return call
+
+    def several() -> None:
+        for _ in range(times):
+            call()
+
+    return several
 
 
 def peak_mib(call: Callable[[], object]) -> float | None:
@@ -340,7 +404,10 @@ def check_rows(rows: object, module: str) -> list[dict]:
         if key in seen:
             raise ValueError(f"{module}: two rows are named {key}")
         seen.add(key)
-        if not row["name"] or not row["ours_s"] > 0 or row["rounds"] < 1:
+        if row["ours_s"] is None and row["note"].startswith("not run: ") and not row["peer"]:
+            result.append({column: row[column] for column in COLUMNS})
+            continue
+        if not row["name"] or not (row["ours_s"] or 0) > 0 or row["rounds"] < 1:
             raise ValueError(f"{module}: {key} was not measured")
         if row["peer"] and row["peer_s"] is None and not row["note"].startswith("not run: "):
             raise ValueError(f"{module}: {key} does not say why the peer did not run")
@@ -366,7 +433,8 @@ def print_rows(rows: Sequence[Mapping]) -> None:
 
     for row in rows:
         print(
-            f"{row['name']:{wide}} {row['ours_s']:10.4f} {number(row['ours_mib'], '.1f'):>7}  "
+            f"{row['name']:{wide}} {number(row['ours_s'], '.4f'):>10}"
+            f" {number(row['ours_mib'], '.1f'):>7}  "
             f"{row['peer']:{peers}} {number(row['peer_s'], '.4f'):>10}"
             f" {number(row['peer_mib'], '.1f'):>7} {number(row['ratio'], '.2f'):>7}"
             f" {number(row['spread'], '.2f'):>7}  {row['note']}",

@@ -1,7 +1,7 @@
 """What a sweep costs beside its points: the constants that the model of a large cluster takes.
 
-Empty points tell the overhead of each, points of a known length how one and two workers share
-them. The workers are processes of a Dask cluster on this machine.
+Empty points tell the overhead of each, large ones what each byte adds, points of a known length
+how one and two workers share them. The workers are processes of a Dask cluster on this machine.
 """
 
 from __future__ import annotations
@@ -13,19 +13,27 @@ import tempfile
 import time
 from pathlib import Path
 
+from enough.runtime import cpu_count
 from enough.training import Sweep
 from enough.training.sweep import _compute
 from side_by_side import absent
 
-__all__ = ["COLUMNS", "busy_point", "check_constants", "constants", "empty_point"]
+__all__ = ["COLUMNS", "busy_point", "check_constants", "constants", "empty_point", "large_point"]
 
 COLUMNS = ("name", "value", "unit", "note")
 EACH = 0.05  # seconds of a busy point
+NUMBERS = 10_000  # in the result of a large point
+LOOPBACK = ("lo", "lo0")  # the interface on which processes of one machine talk
 
 
 def empty_point(x: int) -> dict:
     """Do nothing."""
     return {"y": x}
+
+
+def large_point(x: int, numbers: int) -> dict:
+    """Return many numbers, with all their digits."""
+    return {"y": [(x + i) / 7 for i in range(numbers)]}
 
 
 def busy_point(x: int, length: float) -> dict:
@@ -67,15 +75,19 @@ def constants(quick: bool = False) -> list[dict]:
         return {"name": name, "value": float(value), "unit": unit, "note": note}
 
     store = min(_timed(empty_point, grid) for _ in range(repeats)) / points
+    large = {"numbers": NUMBERS}
     result = [
         row("store, a point", store, "s", f"{points} empty points one after the other, here"),
-        row("data, a point", _bytes_moved(), "bytes", "arguments and results of an empty point"),
-    ]
+        row("data, a point", _bytes_moved(empty_point), "bytes", "arguments and results as text"),
+        row("data, a large point", _bytes_moved(large_point, **large), "bytes",
+            f"the same with {NUMBERS} numbers"),
+        row("cores", cpu_count(), "cores"),
+    ]  # fmt: skip
     if quick or absent("distributed"):
         return result
     import distributed
 
-    coordinator, spans, latency = [], {}, []
+    coordinator, heavy, spans, latency, traffic = [], [], {}, [], []
     for workers in (1, 2):
         start = time.perf_counter()
         with (
@@ -88,9 +100,12 @@ def constants(quick: bool = False) -> list[dict]:
             started = time.perf_counter() - start
             executor = client.get_executor()
             _timed(empty_point, {"x": range(2 * workers)}, executor)
-            coordinator.append(
-                min(_timed(empty_point, grid, executor) for _ in range(repeats)) / points
-            )
+            for _ in range(repeats):
+                before = _sent()
+                coordinator.append(_timed(empty_point, grid, executor) / points)
+                traffic.append((_sent() - before) / points)
+                some = {"x": range(points // 10), "numbers": [NUMBERS]}
+                heavy.append(_timed(large_point, some, executor) / (points // 10))
             trip = []
             for i in range(10):
                 start = time.perf_counter()
@@ -100,9 +115,13 @@ def constants(quick: bool = False) -> list[dict]:
             busy = {"x": range(points // 5), "length": [EACH]}
             spans[workers] = min(_timed(busy_point, busy, executor) for _ in range(repeats))
         result.append(row(f"start of {workers} worker{'s' * (workers > 1)}", started, "s"))
-    note = f"{points} empty points on two workers; fsync of the store and both ends of Dask"
+    note = f"{points} empty points on one or two workers; fsync of the store, both ends of Dask"
+    if min(traffic) > 0:  # some systems do not count
+        hops = "on the loopback, every hop: run, scheduler, worker and back"
+        result.append(row("traffic, a point", min(traffic), "bytes", hops))
     result += [
         row("coordinator, a point", min(coordinator), "s", note),
+        row("coordinator, a large point", min(heavy), "s", "the same with large points"),
         row("latency, a point", min(latency), "s", "one empty task there and back"),
         row("points of the check", points // 5, "points"),
         row("length of its points", EACH, "s"),
@@ -112,12 +131,20 @@ def constants(quick: bool = False) -> list[dict]:
     return result
 
 
-def _bytes_moved() -> float:
-    """Count what one empty point sends and receives."""
-    key = '{"x":100}'
-    outcome = _compute(empty_point, key, "0" * 32, -1)
-    sent = json.dumps([f"{empty_point.__module__}.{empty_point.__name__}", key, "0" * 32, -1])
+def _bytes_moved(function, **arguments) -> float:
+    """Count what one point sends and receives."""
+    key = json.dumps({"x": 100} | arguments)
+    outcome = _compute(function, key, "0" * 32, -1)
+    sent = json.dumps([f"{function.__module__}.{function.__name__}", key, "0" * 32, -1])
     return len(sent) + len(outcome.result) + 8
+
+
+def _sent() -> int:
+    """Count the bytes sent on the loopback so far; 0 where nobody counts."""
+    import psutil  # Dask brings it
+
+    counters = psutil.net_io_counters(pernic=True)
+    return sum(counters[name].bytes_sent for name in LOOPBACK if name in counters)
 
 
 def check_constants(rows: list[dict]) -> list[dict]:

@@ -1,5 +1,6 @@
 """The page on speed and scale: every word and number comes from the recorded tables."""
 
+import dataclasses
 import json
 import math
 import re
@@ -11,7 +12,7 @@ import pytest
 from docutils import nodes
 
 from enough.book import benchmark_nodes as page
-from enough.book import benchmarks
+from enough.book import benchmarks, benchmarks_figures
 from enough.cli import benchmarks as command
 from enough.runtime.recording import RecordingError
 
@@ -48,6 +49,7 @@ FOUND = {
         row("slow thing", "champion", 0.2, 0.05, why="it has another way"),
         row("alone"),
         row("thing", "ghost", note="not run: the package ghost is not installed"),
+        row("a paint", note="not run: no browser") | {"ours_s": None, "ours_median_s": None},
     ],
     "growth": [
         *curve("linear", "seconds", 1.0, 0.8, 1.2),
@@ -104,8 +106,8 @@ def test_the_run_writes_tables_with_provenance(results, machine):
     assert known["cores"] >= 1
     assert set(known["module_seconds"]) == {*FOUND, "bench_broken"}
     table = machine.comparisons
-    assert table["noisy"].tolist() == [False, True, False, False, False, False]
-    assert table["threads"].tolist() == [2] * 6
+    assert table["noisy"].tolist() == [False, True] + [False] * 5
+    assert table["threads"].tolist() == [2] * 7
     assert table["module"].unique().tolist() == ["bench_a_fast"]
     assert len(machine.growth) == 27
     assert len(machine.sweeps) == 5
@@ -128,7 +130,8 @@ def test_the_words_follow_the_rows(machine):
     }
     assert benchmarks.behind(machine.comparisons)["name"].tolist() == ["slow thing"]
     assert benchmarks.not_run(machine.comparisons) == {
-        "the package ghost is not installed": ["ghost"]
+        "the package ghost is not installed": ["ghost"],
+        "no browser": ["a paint"],
     }
     assert benchmarks.left_out(machine) == {"bench_broken": "it failed with status 1"}
 
@@ -199,13 +202,15 @@ def build(part, folder, results):
 
 def test_the_page_shows_every_part(tmp_path, results, machine):
     seen = {part: build(part, tmp_path, results).astext() for part in page.PARTS}
-    assert "6, of which 1 are marked noisy" in seen["machines"]
+    assert "7, of which 1 are marked noisy" in seen["machines"]
     assert "peer 1.2" in seen["machines"]
     assert "slowpoke. We are ahead in 2 rows" in seen["words"]
     assert "A fast" in seen["words"]
+    assert seen["ensembles"] == ""
     assert "champion\n\n4.00" in seen["losses"]
     assert "slowpoke" not in seen["losses"]
     assert "ghost: the package ghost is not installed." in seen["missing"]
+    assert "a paint: no browser." in seen["missing"]
     assert "Broken: it failed with status 1." in seen["missing"]
     lines = "does not hold here\n\nsquare: time\n\nTheory: it is so.\n\n2.00 [2.00, 2.00]"
     assert lines in seen["growth"]
@@ -219,7 +224,8 @@ def test_the_page_shows_every_part(tmp_path, results, machine):
 
 def test_the_figures_lie_beside_the_page_and_say_what_they_show(tmp_path, results, machine):
     for part, name in (
-        ("machines", "benchmarks"), ("growth", "growth"), ("sweeps", "sweep-efficiency")
+        ("machines", "benchmarks"), ("words", "bench-a-fast"), ("growth", "growth"),
+        ("sweeps", "sweep-efficiency"),
     ):  # fmt: skip
         (figure,) = build(part, tmp_path, results).findall(nodes.figure)
         image = figure[0].astext()
@@ -227,6 +233,8 @@ def test_the_figures_lie_beside_the_page_and_say_what_they_show(tmp_path, result
         assert len(re.search(r'alt="([^"]*)"', image)[1]) > 40
         assert (tmp_path / f"{name}-{machine.kind}.png").stat().st_size > 5000
         assert figure[1].astext().endswith(".")
+        (link,) = figure[2].findall(nodes.reference)
+        assert len((tmp_path / link["refuri"]).read_text().splitlines()) > 3
 
 
 def test_the_ratio_figure_shows_each_row_on_its_side(machine):
@@ -239,6 +247,86 @@ def test_the_ratio_figure_shows_each_row_on_its_side(machine):
     assert hollow == pytest.approx([12.4])
     assert "2 dots lie right" in fig.enough_alt
     assert "1 left" in fig.enough_alt
+
+
+def test_a_module_has_a_figure_of_its_own(machine):
+    fig = benchmarks_figures.module_figure(machine, "bench_a_fast")
+    assert fig.enough_data["ratio"] == pytest.approx([4.0, 12.4, 1.05, 0.25])
+    assert [text.get_text() for text in fig.axes[0].texts] == [
+        "quick thing · slowpoke", "other thing · slowpoke", "tie · slowpoke",
+        "slow thing · champion",
+    ]  # fmt: skip
+    assert "slow thing beside champion: 0.25" in fig.enough_alt
+    with pytest.raises(ValueError, match="module: expected one with a ratio, got 'bench_b'"):
+        benchmarks_figures.module_figure(machine, "bench_b")
+
+
+def of_ensembles():
+    """Two sizes: at the first the stack is ahead and we take it, at the second the loop is."""
+    ways = {
+        "4 members, width 8, batch 16": (1.0, {"loop": 5.0, "batched products": 0.95}),
+        "4 members, width 64, batch 16": (1.3, {"loop": 1.0, "batched products": 3.0}),
+    }
+    rows = [
+        row(name, way, ours, seconds, module="bench_training_ensemble", noisy=False)
+        for name, (ours, peers) in ways.items()
+        for way, seconds in peers.items()
+    ]
+    names = [f"crossover: one stack of 4 members, width {w}, batch 1024" for w in (64, 8)]
+    across = [
+        row(name, "loop", 1.0, ratio, module="bench_training_ensemble", noisy=False)
+        for name, ratio in zip(names, (0.5, 2.0), strict=True)
+    ]
+    return pd.DataFrame([*rows, *across, row("x", "y", 1.0, 2.0, module="bench_other")])
+
+
+def test_the_fastest_way_of_ensembles_is_told_by_size():
+    found = benchmarks_figures.fastest(of_ensembles())
+    assert found.to_dict("list") == {
+        "members": [4, 4], "width": [8, 64], "batch": [16, 16],
+        "fastest": ["batched products or our choice", "loop"],
+        "loop": pytest.approx([5.0, 1 / 1.3]), "choice": pytest.approx([1 / 0.95, 1.3]),
+    }  # fmt: skip
+
+
+def test_the_crossover_is_told_by_width(machine):
+    assert benchmarks_figures.crossover(of_ensembles()) == (
+        "All 4 members forced into one stack, batch 1,024: time of the loop over that of the "
+        "stack 2.00 at width 8, 0.50 at width 64."
+    )
+    assert benchmarks_figures.crossover(machine.comparisons) == ""
+
+
+def test_the_part_on_ensembles_has_figure_table_and_crossover(tmp_path, machine):
+    measured = dataclasses.replace(machine, comparisons=of_ensembles())
+    made = page._ensembles(measured, tmp_path, make_table, None)
+    text = nodes.container("", *made).astext()
+    assert "batched products or our choice\n\n5.00\n\n1.05" in text
+    assert text.endswith("0.50 at width 64.")
+
+
+def test_long_names_may_break_at_dots_and_underscores():
+    assert page._breakable("torch.a_b 1.5 x_") == "torch.\u200ba_\u200bb 1.\u200b5 x_"
+
+
+def test_labels_are_cut_in_the_name_and_not_in_the_peer():
+    assert benchmarks_figures._label("short", "peer") == "short · peer"
+    label = benchmarks_figures._label("long " * 20, "the peer")
+    assert label.endswith("… · the peer")
+    assert len(label) <= benchmarks_figures._LETTERS
+
+
+def test_ensembles_are_drawn_by_width_and_batch(machine):
+    with pytest.raises(ValueError, match="expected measured ensembles"):
+        benchmarks_figures.ensemble_figure(machine)
+    measured = dataclasses.replace(machine, comparisons=of_ensembles())
+    fig = benchmarks_figures.ensemble_figure(measured)
+    first, second = fig.axes
+    assert (first.get_title(), second.get_title()) == ("width 8, batch 16", "width 64, batch 16")
+    lines = {line.get_label(): list(line.get_ydata()) for line in second.lines}
+    expected = {"our choice": 325.0, "loop": 250.0, "batched products": 750.0}
+    assert lines == {way: [pytest.approx(each)] for way, each in expected.items()}
+    assert "4 members, width 64, batch 16: loop" in fig.enough_alt
 
 
 def test_nothing_recorded_is_said_once(tmp_path):
@@ -277,7 +365,9 @@ def test_seconds_for_a_reader(seconds, text):
 
 def test_parts_end_with_the_book_and_can_be_chosen():
     names = [part.module for part in command.parts(ROOT)]
-    assert names[-1] == "bench_book_chapters"
+    of_the_book = [name for name in names if name.startswith("bench_book_")]
+    assert names[-len(of_the_book) :] == of_the_book
+    assert "bench_book_chapters" in of_the_book
     assert names.index("growth") > names.index("bench_training_ensemble")
     assert [part.module for part in command.parts(ROOT, "sweep")] == ["sweep_overhead"]
 
@@ -287,7 +377,7 @@ def test_a_module_runs_in_a_process_of_its_own_and_ends_in_time(tmp_path):
 
     found, reason = command._run(ROOT, sys.executable, "sweep_overhead", True, 60.0)
     assert reason == ""
-    assert [r["name"] for r in found["rows"]] == ["store, a point", "data, a point"]
+    assert [r["name"] for r in found["rows"]][:2] == ["store, a point", "data, a point"]
     assert {"python", "torch", "numpy"} <= set(found["versions"])
     spent = "the time of the whole run was spent"
     assert command._run(ROOT, sys.executable, "sweep_overhead", True, 0.2) == (None, spent)

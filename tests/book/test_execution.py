@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from enough.book import execution, pairs
+from enough.book import benchmarks, execution, pairs
 
 TWIN = """# ---
 # jupyter:
@@ -81,6 +81,18 @@ def test_the_key_covers_what_outputs_depend_on(book, path):
     before = execution.execution_key(root)
     assert execution.execution_key(root) == before
     (root / path).write_text("changed")
+    assert execution.execution_key(root) != before
+
+
+def test_recorded_benchmarks_run_no_chapter_again(book):
+    root = _root(book)
+    before = execution.execution_key(root)
+    folder = f"results/{benchmarks.FOLDER}"
+    for path in (f"{folder}/cpu-x.csv", f"{folder}/growth/cpu-x.csv"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("ratio\n2\n")
+        assert execution.execution_key(root) == before
+    (root / f"{folder}.csv").write_text("a\n1\n")
     assert execution.execution_key(root) != before
 
 

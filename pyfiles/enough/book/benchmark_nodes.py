@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from docutils import nodes
 
-from enough.book import benchmarks
+from enough.book import benchmarks, benchmarks_figures, benchmarks_sweeps
 from enough.book.benchmarks import Benchmarks, read_benchmarks
 from enough.book.claims import format_number
 from enough.plotting import BookFigure, style
 from enough.plotting.figures import DPI
+from enough.plotting.tables import to_csv
 
 __all__ = ["PARTS", "benchmark_nodes"]
 
-PARTS = ("machines", "words", "losses", "table", "growth", "sweeps", "missing")
+PARTS = ("machines", "words", "ensembles", "losses", "table", "growth", "sweeps", "missing")
 """What the directive ``benchmarks`` takes."""
 
 NOTHING = "No benchmark has been recorded yet: make bench records them."
@@ -33,7 +35,7 @@ def benchmark_nodes(
 
     Parameters
     ----------
-    part : {"machines", "words", "losses", "table", "growth", "sweeps", "missing"}
+    part : {"machines", "words", "ensembles", "losses", "table", "growth", "sweeps", "missing"}
         Which part.
     folder : pathlib.Path
         Folder of the page, where the figures are written.
@@ -74,6 +76,11 @@ def _cell(text: str, css: str = "") -> list[nodes.Node]:
     return [nodes.paragraph("", text, classes=[css] if css else [])]
 
 
+def _breakable(name: str) -> str:
+    """Let a long name of a function break at its dots and underscores."""
+    return re.sub(r"(?<=\w)([._])(?=\w)", "\\1\u200b", name)
+
+
 def _machines(machine: Benchmarks, folder: Path, table: Table, pill: Pill) -> Iterator[nodes.Node]:
     known = machine.provenance
     rows = machine.comparisons
@@ -106,6 +113,8 @@ def _words(machine: Benchmarks, folder: Path, table: Table, pill: Pill) -> Itera
                 yield items
             module, items = name, nodes.bullet_list()
             yield nodes.rubric("", _title(name))
+            if name != benchmarks_figures.ENSEMBLES:  # they have a section of their own
+                yield _picture(benchmarks_figures.module_figure(machine, name), folder)
         paragraph = nodes.paragraph()
         paragraph += [nodes.strong("", peer), nodes.Text(f". {text}")]
         items += nodes.list_item("", paragraph)
@@ -115,6 +124,29 @@ def _words(machine: Benchmarks, folder: Path, table: Table, pill: Pill) -> Itera
 
 def _title(module: str) -> str:
     return module.removeprefix("bench_").replace("_", " ").capitalize()
+
+
+def _ensembles(machine: Benchmarks, folder: Path, table: Table, pill: Pill) -> Iterator[nodes.Node]:
+    found = benchmarks_figures.fastest(machine.comparisons)
+    if found.empty:
+        return
+    yield _picture(benchmarks_figures.ensemble_figure(machine), folder)
+    yield table(
+        ["Members", "Width", "Batch", "Fastest", "Loop / our choice", "Our choice / fastest"],
+        [
+            [
+                *(_cell(str(row[name])) for name in ("members", "width", "batch")),
+                _cell(row["fastest"], "measured"),
+                _cell(f"{row['loop']:.2f}", "measured"),
+                _cell(f"{row['choice']:.2f}", "measured"),
+            ]
+            for row in found.to_dict("records")
+        ],
+        ["benchmarks"],
+    )
+    across = benchmarks_figures.crossover(machine.comparisons)
+    if across:
+        yield nodes.paragraph("", across)
 
 
 def _losses(machine: Benchmarks, folder: Path, table: Table, pill: Pill) -> Iterator[nodes.Node]:
@@ -127,7 +159,7 @@ def _losses(machine: Benchmarks, folder: Path, table: Table, pill: Pill) -> Iter
         [
             [
                 _cell(row["name"]),
-                _cell(row["peer"]),
+                _cell(_breakable(row["peer"])),
                 _cell(f"{1 / row['ratio']:.2f}{' (noisy)' if row['noisy'] else ''}", "measured"),
                 _cell(f"{row['why']}. {row['note']}".removesuffix(" ")),
             ]
@@ -145,18 +177,19 @@ def _table(machine: Benchmarks, folder: Path, table: Table, pill: Pill) -> Itera
     for _, row in machine.comparisons.iterrows():
         memory = [number(row[name], ".0f") for name in ("ours_mib", "peer_mib")]
         noisy = " (noisy)" if row["noisy"] else ""
+        beside = f"beside {_breakable(row['peer'])}" if row["peer"] else ""
+        texts = [_cell(row["name"]), *(_cell(text, "claim-run") for text in (beside, row["note"]))]
         rows.append(
             [
-                [*_cell(row["name"]), *(_cell(row["note"], "claim-run") if row["note"] else [])],
+                [node for cell in texts for node in cell if node.astext()],
                 _cell(benchmarks.seconds_text(row["ours_s"]), "measured"),
-                _cell(row["peer"]),
                 _cell(benchmarks.seconds_text(row["peer_s"]), "measured"),
                 _cell(number(row["ratio"], ".3g"), "measured"),
                 _cell(f"{number(row['spread'], '.2f')}{noisy}", "measured"),
                 _cell(" / ".join(filter(None, memory)), "measured"),
             ]
         )
-    heads = ["What", "Ours", "Peer", "Its time", "Ratio", "Spread", "MiB, ours / peer"]
+    heads = ["What", "Ours", "Peer", "Ratio", "Spread", "MiB, ours / peer"]
     yield table(heads, rows, ["benchmarks"])
 
 
@@ -220,12 +253,24 @@ def _sweeps(machine: Benchmarks, folder: Path, table: Table, pill: Pill) -> Iter
         ],
         ["benchmarks"],
     )
-    yield _picture(benchmarks.efficiency_figure(machine), folder)
-    yield nodes.paragraph(
-        "",
-        f"Points of 1 s keep {model.most_workers(1.0):.0f} workers busy, points of 10 s "
-        f"{model.most_workers(10.0):.0f}.",
+    yield nodes.paragraph("", benchmarks_sweeps.check_words(machine.sweeps))
+    for words in benchmarks_sweeps.limits(machine.sweeps):
+        yield nodes.paragraph("", words)
+    yield table(
+        ["Seconds a point", "Workers kept busy", "Time of the sweep", "Efficiency", "Limit"],
+        [
+            [
+                _cell(f"{row.each:g}"),
+                _cell(f"{row.busy:,.0f}", "measured"),
+                _cell(benchmarks.seconds_text(row.seconds), "measured"),
+                _cell(f"{row.efficiency:.0%}", "measured"),
+                _cell(row.limit),
+            ]
+            for row in benchmarks_sweeps.scaled(machine.sweeps)
+        ],
+        ["benchmarks"],
     )
+    yield _picture(benchmarks.efficiency_figure(machine), folder)
 
 
 def _amount(value: float, unit: str) -> str:
@@ -247,13 +292,19 @@ def _picture(fig: BookFigure, folder: Path) -> nodes.Node:
     name = f"{fig.enough_name}.png"
     with style():
         fig.savefig(folder / name, dpi=2 * DPI)
-    width = round(fig.get_size_inches()[0] * DPI)
-    alt, caption = fig.enough_alt, fig.enough_caption
+    width, height = (round(side * DPI) for side in fig.get_size_inches())
+    alt, caption, data = fig.enough_alt, fig.enough_caption, fig.enough_data
     plt.close(fig)
     figure = nodes.figure(classes=["enough-figure"], ids=[f"fig-{fig.enough_name}"])
-    text = f'<img src="{name}" alt="{_quoted(alt)}" width="{width}" loading="lazy">'
+    text = f'<img src="{name}" alt="{_quoted(alt)}" width="{width}" height="{height}" '
+    text += 'loading="lazy">'
     figure += nodes.raw("", text, format="html")
     figure += nodes.caption("", caption)
+    if data is not None:
+        address = f"{Path(name).stem}.csv"
+        (folder / address).write_text(to_csv(data), encoding="utf-8")
+        link = nodes.reference("", "Data of this figure", refuri=address, classes=["download"])
+        figure += nodes.legend("", nodes.paragraph("", "", link))
     return figure
 
 
@@ -266,6 +317,7 @@ def _quoted(text: str) -> str:
 _BUILDERS: dict[str, Callable[[Benchmarks, Path, Table, Pill], Iterator[nodes.Node]]] = {
     "machines": _machines,
     "words": _words,
+    "ensembles": _ensembles,
     "losses": _losses,
     "table": _table,
     "growth": _growth,

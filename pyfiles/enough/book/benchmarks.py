@@ -218,7 +218,7 @@ def behind(comparisons: pd.DataFrame) -> pd.DataFrame:
 
 
 def not_run(comparisons: pd.DataFrame) -> dict[str, list[str]]:
-    """Collect the peers that did not run.
+    """Collect the peers that did not run, and what could not be measured without one.
 
     Parameters
     ----------
@@ -228,14 +228,15 @@ def not_run(comparisons: pd.DataFrame) -> dict[str, list[str]]:
     Returns
     -------
     dict from str to list of str
-        From the reason to the peers, each once.
+        From the reason to the peers, or the names of the rows, each once.
     """
-    rows = comparisons[(comparisons["peer"] != "") & comparisons["peer_s"].isna()]
+    absent = (comparisons["peer"] != "") & comparisons["peer_s"].isna()
+    rows = comparisons[absent | comparisons["ours_s"].isna()]
     found: dict[str, list[str]] = {}
-    for note, peer in zip(rows["note"], rows["peer"], strict=True):
-        peers = found.setdefault(note.removeprefix("not run: "), [])
-        if peer not in peers:
-            peers.append(peer)
+    for name, note, peer in zip(rows["name"], rows["note"], rows["peer"], strict=True):
+        names = found.setdefault(note.removeprefix("not run: "), [])
+        if (peer or name) not in names:
+            names.append(peer or name)
     return found
 
 
@@ -341,7 +342,11 @@ def sweep_model(sweeps: pd.DataFrame) -> SweepModel | None:
     values = sweeps.set_index("name")["value"]
     if "coordinator, a point" not in values:
         return None
-    return SweepModel(coordinator=float(values["coordinator, a point"]))
+    coordinator, per_byte = float(values["coordinator, a point"]), 0.0
+    if "coordinator, a large point" in values:
+        more = float(values["data, a large point"] - values["data, a point"])
+        per_byte = max(0.0, float(values["coordinator, a large point"]) - coordinator) / more
+    return SweepModel(coordinator=coordinator, per_byte=per_byte)
 
 
 def model_check(sweeps: pd.DataFrame) -> list[tuple[int, float, float]]:
@@ -355,22 +360,23 @@ def model_check(sweeps: pd.DataFrame) -> list[tuple[int, float, float]]:
     Returns
     -------
     list of (int, float, float)
-        Workers, measured seconds, the model's seconds.
+        Workers, measured seconds, the model's seconds where workers and run share the cores.
     """
     model = sweep_model(sweeps)
     if model is None:
         return []
     values = sweeps.set_index("name")["value"]
     points, each = int(values["points of the check"]), float(values["length of its points"])
+    cores = int(values["cores"]) if "cores" in values else None
     names = {1: "span with 1 worker", 2: "span with 2 workers"}
     return [
-        (workers, float(values[name]), model.seconds(points, each, workers))
+        (workers, float(values[name]), model.seconds(points, each, workers, cores=cores))
         for workers, name in names.items()
     ]
 
 
 def ratio_figure(machine: Benchmarks) -> BookFigure:
-    """Draw every ratio on a logarithmic scale, one row each.
+    """Draw every ratio on a logarithmic scale, one line a module.
 
     Parameters
     ----------
@@ -382,18 +388,19 @@ def ratio_figure(machine: Benchmarks) -> BookFigure:
     BookFigure
         Right of the line we are faster; open marks are noisy rows.
     """
-    rows = machine.comparisons[machine.comparisons["ratio"].notna()].iloc[::-1]
+    rows = machine.comparisons[machine.comparisons["ratio"].notna()]
     faster, slower = int((rows["ratio"] > EVEN).sum()), int((rows["ratio"] < 1 / EVEN).sum())
-    labels = [_short(f"{row.name_} · {row.peer}") for row in rows.rename(
-        columns={"name": "name_"}).itertuples()]  # fmt: skip
+    modules = list(dict.fromkeys(rows["module"]))
+    titles = [module.removeprefix("bench_").replace("_", " ") for module in modules]
     fig, ax = figure(
-        alt=f"Dot plot of {len(rows)} ratios on a logarithmic axis, one row a comparison; "
-        f"{faster} dots lie right of the line at one, where we are faster, {slower} left of it.",
-        caption=f"Time of the peer over ours, machine kind {machine.kind}. Right of the line we "
-        "are faster. Open marks are noisy rows.",
+        alt=f"Dot plot of {len(rows)} ratios on a logarithmic axis, one line for each of "
+        f"{len(modules)} modules; {faster} dots lie right of the line at one, where we are faster "
+        f"by more than a tenth, {slower} left of it, where a peer is.",
+        caption=f"Time of the peer over ours, machine kind {machine.kind}, one dot a row. Right of "
+        "the line we are faster. Open marks are noisy rows.",
         name=f"benchmarks-{machine.kind}",
-        width=7.5,
-        height=1.1 + 0.21 * len(rows),
+        width=5.8,
+        height=0.9 + 0.3 * len(modules),
         data={
             "comparison": list(rows["name"]),
             "peer": list(rows["peer"]),
@@ -402,21 +409,17 @@ def ratio_figure(machine: Benchmarks) -> BookFigure:
         },
     )
     ax.axvline(1.0, color=INK, linewidth=1)
-    for y, (ratio, noisy) in enumerate(zip(rows["ratio"], rows["noisy"], strict=True)):
+    for module, ratio, noisy in zip(rows["module"], rows["ratio"], rows["noisy"], strict=True):
         color = PALETTE[0] if ratio >= 1 else PALETTE[1]
         ax.plot(
-            ratio, y, MARKERS[0] if ratio >= 1 else MARKERS[1], color=color, linestyle="none",
-            markerfacecolor="none" if noisy else color,
+            ratio, modules.index(module), MARKERS[0] if ratio >= 1 else MARKERS[1], color=color,
+            linestyle="none", markerfacecolor="none" if noisy else color,
         )  # fmt: skip
     ax.set_xscale("log")
-    ax.set_yticks(range(len(rows)), labels, fontsize=6.5)
-    ax.set_ylim(-0.8, len(rows) - 0.2)
+    ax.set_yticks(range(len(modules)), titles, fontsize=8.5)
+    ax.set_ylim(len(modules) - 0.4, -0.6)
     ax.set_xlabel("time of the peer / ours")
     return fig
-
-
-def _short(text: str, most: int = 70) -> str:
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
 def growth_figure(machine: Benchmarks) -> BookFigure:
@@ -490,7 +493,8 @@ def efficiency_figure(machine: Benchmarks) -> BookFigure:
         alt="Line plot of efficiency over 1 to 1000 workers on a logarithmic axis, one line for "
         f"each length of a point. Efficiency at 1000 workers, {ends}.",
         caption=f"Modelled efficiency of a sweep of {_POINTS} points, from the constants measured "
-        f"on machine kind {machine.kind}.",
+        f"on machine kind {machine.kind}. A line bends where one process can hand out no more "
+        f"points: at {1 / model.overhead():.0f} workers for each second that a point takes.",
         name=f"sweep-efficiency-{machine.kind}",
         data={
             "workers": [int(w) for w in _WORKERS],

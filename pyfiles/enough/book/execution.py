@@ -45,6 +45,7 @@ CELL_TIMEOUT = 300
 
 _PARALLEL_MEMORY = 12 * 2**30
 _KEPT_FOLDERS = 3
+_NOT_DRAWN = "benchmarks"  # below results: a page of its own shows them, computed when it is built
 _DIALS = ("ENOUGH_PRESET", "ENOUGH_DEVICE", "ENOUGH_SEED")
 
 
@@ -82,8 +83,9 @@ def execution_key(root: Path) -> str:
     -------
     str
         Sixteen hexadecimal digits over the sources of ``enough`` with its data registry, the
-        recorded results, ``constraints.txt``, the Python version, the dials in the environment
-        and which registered files the loader has at hand.
+        recorded results but those of benchmarks, which no chapter draws, ``constraints.txt``,
+        the Python version, the dials in the environment and which registered files the loader
+        has at hand.
     """
     digest = hashlib.sha256(platform.python_version().encode())
     for path in _inputs(root):
@@ -228,7 +230,10 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
 def _inputs(root: Path) -> list[Path]:
     package = root / "pyfiles" / "enough"
     files = [p for p in package.rglob("*") if p.suffix in {".py", ".json", ".mplstyle"}]
-    files += [p for p in (root / "results").rglob("*") if p.is_file()]
+    results = root / "results"
+    files += [
+        p for p in results.rglob("*") if p.is_file() and results / _NOT_DRAWN not in p.parents
+    ]
     files.append(root / "constraints.txt")
     return sorted(p for p in files if "__pycache__" not in p.parts)
 
