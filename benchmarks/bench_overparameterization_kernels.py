@@ -80,21 +80,19 @@ def rows(quick: bool = False) -> list[dict]:
     cases = {
         "Gaussian kernel": (
             lambda: rbf_kernel(x, bandwidth=WIDTH), gaussian, "scikit-learn", "sklearn",
-            "squares of differences are added up pair by pair, which keeps the digits of small "
-            "distances, and each step writes a new block, while the peer takes distances from one "
-            "matrix product and works in place",
+            "both take distances from a matrix product; ours computes each pair once, in blocks that "
+            "fit a cache, and takes close points one by one, which keeps their digits",
         ),
         "Laplacian kernel": (
             lambda: laplacian_kernel(x, bandwidth=WIDTH), laplacian, "SciPy's distances", "scipy",
-            "both add up squares of differences pair by pair; ours writes a new block at each step "
-            "and averages the result with its transpose",
+            "ours takes distances from a matrix product but for close points, and each pair once, "
+            "while the peer adds up squares of differences pair by pair",
         ),
         f"neural tangent kernel, depth {DEPTH}": (
             lambda: neural_tangent_kernel(x, depth=DEPTH), lambda: tangent(given, DEPTH),
             "NumPy on whole matrices", None,
-            "ours takes blocks of rows, guards points at the origin, finds the angle once for each "
-            "of two moments and averages the result with its transpose, while the peer shares the "
-            "angle and goes through whole matrices",
+            "both share the angle of two moments; ours computes each pair once, in blocks that fit a "
+            "cache, while the peer goes through whole matrices",
         ),
     }  # fmt: skip
     result = []

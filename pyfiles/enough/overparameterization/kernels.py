@@ -32,7 +32,10 @@ __all__ = [
 ]
 
 _MEMORY = 256 * 2**20  # bytes of working arrays at a time
+_CACHE = 4 * 2**20  # the same on a CPU, where blocks that fit a cache are faster
+_ROWS = 32  # but no fewer rows, for the matrix product's sake
 _ARRAYS = 8
+_CLOSE = 1e-3  # squared distance over squared norms below which the product loses digits
 
 
 def arc_cosine_kernel(x: Any, y: Any = None, degree: int = 1, depth: int = 1) -> Any:
@@ -188,8 +191,8 @@ def neural_tangent_kernel(x: Any, y: Any = None, depth: int = 1, bias_variance: 
         sigma, left, right = (t + bias for t in _inner_products(a, b))
         theta = sigma
         for _ in range(depth):
-            derivative = _step_moment(sigma, left, right)
-            sigma = _relu_moment(sigma, left, right) + bias
+            sigma, derivative = _relu_moments(sigma, left, right)
+            sigma += bias
             left, right = left + bias, right + bias
             theta = sigma + theta * derivative
         return theta
@@ -220,7 +223,7 @@ def rbf_kernel(x: Any, y: Any = None, bandwidth: float = 1.0) -> Any:
         If shapes do not fit, an entry is not finite, or the bandwidth is not positive.
     """
     h = check_number(bandwidth, "bandwidth", above=0.0)
-    return _by_rows(lambda a, b: torch.exp(-(_distance(a, b) / h).square() / 2), x, y)
+    return _by_rows(lambda a, b: _squared_distance(a / h, b / h).div_(-2).exp_(), x, y)
 
 
 def laplacian_kernel(x: Any, y: Any = None, bandwidth: float = 1.0) -> Any:
@@ -246,7 +249,7 @@ def laplacian_kernel(x: Any, y: Any = None, bandwidth: float = 1.0) -> Any:
         If shapes do not fit, an entry is not finite, or the bandwidth is not positive.
     """
     h = check_number(bandwidth, "bandwidth", above=0.0)
-    return _by_rows(lambda a, b: torch.exp(-_distance(a, b) / h), x, y)
+    return _by_rows(lambda a, b: _squared_distance(a / h, b / h).sqrt_().neg_().exp_(), x, y)
 
 
 def feature_kernel(x: Any, y: Any = None, activation: str = "relu") -> Any:
@@ -310,26 +313,49 @@ def _inner_products(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return a @ b.mT, a.square().sum(-1)[..., :, None], b.square().sum(-1)[..., None, :]
 
 
-def _distance(a: Tensor, b: Tensor) -> Tensor:
-    # The faster matrix product loses half of the digits of small distances.
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distances (n, m), from one matrix product where that keeps the digits.
+
+    The product errs by about eps (|a|² + |b|²), much for close points: their differences are
+    taken one by one, and all of them where many points are close or squares overflow.
+    """
+    inner, left, right = _inner_products(a, b)
+    norms = left + right
+    squares = inner.mul_(-2).add_(norms)
+    close = ~(squares > _CLOSE * norms)  # also where squares overflowed to NaN
+    few = int(close.sum())
+    if 16 * few > close.numel():
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_()
+    if few:
+        *batch, i, j = close.nonzero(as_tuple=True)
+        every = (close.shape[:-2], a.shape[-1])
+        left = a.expand(*every[0], a.shape[-2], every[1])[(*batch, i)]
+        right = b.expand(*every[0], b.shape[-2], every[1])[(*batch, j)]
+        squares[close] = (left - right).square().sum(-1)
+    return squares
 
 
 def _cosine(inner: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     scale = (left * right).sqrt()
-    return torch.where(scale > 0, inner / scale, 0.0).clamp(-1.0, 1.0), scale
+    return torch.where(scale > 0, inner / scale, 0.0).clamp_(-1.0, 1.0), scale
+
+
+def _relu_moments(inner: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Moments of ReLUs and of their derivatives, which share the angle."""
+    cosine, scale = _cosine(inner, left, right)
+    beyond = torch.acos(cosine).neg_().add_(math.pi)
+    # The derivative with respect to the cosine is bounded: no digits are lost at angle zero.
+    sine = (1 - cosine).mul_(1 + cosine).sqrt_()
+    return sine.addcmul_(beyond, cosine).mul_(scale).div_(math.pi), beyond.div_(math.pi)
 
 
 def _relu_moment(inner: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    cosine, scale = _cosine(inner, left, right)
-    # The derivative with respect to the cosine is bounded: no digits are lost at angle zero.
-    sine = ((1 - cosine) * (1 + cosine)).sqrt()
-    return scale / math.pi * (sine + (math.pi - torch.acos(cosine)) * cosine)
+    return _relu_moments(inner, left, right)[0]
 
 
 def _step_moment(inner: Tensor, left: Tensor, right: Tensor) -> Tensor:
     cosine, _ = _cosine(inner, left, right)
-    return 1 - torch.acos(cosine) / math.pi
+    return torch.acos_(cosine).div_(-math.pi).add_(1.0)
 
 
 def _by_rows(block: Callable[[Tensor, Tensor], Tensor], x: Any, y: Any) -> Any:
@@ -359,9 +385,17 @@ def _by_rows(block: Callable[[Tensor, Tensor], Tensor], x: Any, y: Any) -> Any:
     n, m = a.shape[-2], b.shape[-2]
     result = torch.empty(*batch, n, m, dtype=dtype, device=first.device)
     row_bytes = 8 * _ARRAYS * m * math.prod(batch)
-    for rows in chunks(n, row_bytes, _MEMORY):
-        result[..., rows, :] = block(a[..., rows, :], b).to(dtype)
-    if y is None:
-        # Rounding of the matrix product must not make the result asymmetric.
-        result = (result + result.mT) / 2
+    limit = min(_MEMORY, max(_CACHE, _ROWS * row_bytes)) if exact.type == "cpu" else _MEMORY
+    for rows in chunks(n, row_bytes, limit):
+        if y is not None:
+            result[..., rows, :] = block(a[..., rows, :], b).to(dtype)
+            continue
+        # Symmetric to the last bit: each pair is computed once, and both ways only in the square
+        # on the diagonal.
+        part = block(a[..., rows, :], b[..., rows.start :, :]).to(dtype)
+        size = part.shape[-2]
+        square, rest = part[..., :size], part[..., size:]
+        result[..., rows, rows] = (square + square.mT) / 2
+        result[..., rows, rows.stop :] = rest
+        result[..., rows.stop :, rows] = rest.mT
     return restore(result)
