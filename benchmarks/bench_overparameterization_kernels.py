@@ -80,7 +80,7 @@ def rows(quick: bool = False) -> list[dict]:
     cases = {
         "Gaussian kernel": (
             lambda: rbf_kernel(x, bandwidth=WIDTH), gaussian, "scikit-learn", "sklearn",
-            "both take distances from a matrix product; ours computes each pair once, in blocks that "
+            "both take distances from a matrix product; ours computes a pair once, in blocks that "
             "fit a cache, and takes close points one by one, which keeps their digits",
         ),
         "Laplacian kernel": (
@@ -91,7 +91,7 @@ def rows(quick: bool = False) -> list[dict]:
         f"neural tangent kernel, depth {DEPTH}": (
             lambda: neural_tangent_kernel(x, depth=DEPTH), lambda: tangent(given, DEPTH),
             "NumPy on whole matrices", None,
-            "both share the angle of two moments; ours computes each pair once, in blocks that fit a "
+            "both share the angle of two moments; ours computes a pair once, in blocks that fit a "
             "cache, while the peer goes through whole matrices",
         ),
     }  # fmt: skip
