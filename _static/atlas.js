@@ -1,4 +1,6 @@
 // The atlas: filter, search and sort its table. Without this script the whole table is shown.
+// The controls take their room before the table is there, or it would jump.
+document.documentElement.classList.add("scripted");
 document.addEventListener("DOMContentLoaded", () => {
   const form = document.querySelector("form.atlas-controls");
   const table = document.querySelector("table.atlas");

@@ -16,6 +16,7 @@ from enough.book.atlas import (
     PLANNED,
     UNTESTABLE,
     join_atlas,
+    papers_beyond,
     parse_atlas,
     read_atlas,
     same_title,
@@ -86,7 +87,7 @@ def test_no_sentence_stands_twice(papers):
     sentences = [
         sentence
         for paper in papers
-        for text in (paper.claim, paper.test, paper.reason, paper.mechanism)
+        for text in (paper.claim, paper.test, paper.reason, paper.mechanism, paper.shown)
         for sentence in _sentences(text)
     ]
     assert len(set(sentences)) == len(sentences)
@@ -106,7 +107,7 @@ def test_claims_are_our_own_words(papers):
         record = records[paper.id]
         assert paper.part == record["part"]
         theirs = _words(" ".join(record[name] for name in ("claim", "experiment", "risk")))
-        for text in (paper.claim, paper.test, paper.reason, paper.mechanism):
+        for text in (paper.claim, paper.test, paper.reason, paper.mechanism, paper.shown):
             words = _words(text)
             runs = {" ".join(words[i : i + 7]) for i in range(len(words) - 6)}
             assert not [run for run in runs if run in " ".join(theirs)], paper.id
@@ -148,6 +149,11 @@ def test_every_entry_of_the_bibliography_says_where_it_was_read(root):
         ({"reason": TEST}, r"reason of paper 1: expected none with status 'planned'"),
         ({"status": UNTESTABLE}, r"test of paper 1: expected none with status 'untestable'"),
         ({"keys": "simon"}, r"keys of paper 1: expected a list of citation keys, got 'simon'"),
+        ({"builds_on": ["x"]}, r"builds_on of paper 1: expected places by citation key, got"),
+        ({"builds_on": {"x": ""}}, r"builds_on of paper 1: expected places by citation key, got"),
+        ({"builds_on": {"x": "y"}}, r"shown of paper 1: expected a sentence with builds_on"),
+        ({"shown": TEST}, r"shown of paper 1: expected a sentence with builds_on, and only there"),
+        ({"builds_on": {"x": "y"}, "shown": "Short."}, r"shown of paper 1: expected 8 to 40"),
         ({"year": "2023"}, r"year of paper 1: expected no such field"),
         ({"arxiv": "2311.14646"}, r"read_in of paper 1: expected the source of its address"),
         ({"doi": "10.1000/182"}, r"read_in of paper 1: expected the source of its address"),
@@ -187,7 +193,7 @@ def test_the_join_follows_the_ledger(rows):
     assert (absent.status, cited.status, plain.status) == (UNTESTABLE, COVERED, PLANNED)
     assert (absent.checked, cited.checked, plain.checked) == (False, True, False)
     assert cited.verdicts() == {"holds": 2, "does not hold here": 1}
-    assert cited.pages() == ["chapters/a/x", "chapters/b/y"]
+    assert [entry.page for entry in cited.entries] == ["chapters/a/x"] * 2 + ["chapters/b/y"]
     assert (absent.url, cited.url, plain.url) == (
         "https://arxiv.org/abs/2311.14646",
         "https://a.b/c",
@@ -205,6 +211,75 @@ def test_a_record_can_name_its_key():
     assert (row.citation.who, row.verdicts()) == ("Else", {"holds": 1})
     with pytest.raises(ValueError, match="keys of paper 1: 'else' is not in the bibliography"):
         join_atlas(named, LEDGER, {})
+
+
+SHOWN = "What it builds on is tested here, and nothing else of it."
+
+
+def test_work_that_a_paper_builds_on_never_covers_it():
+    record = {**ABSENT, "builds_on": {"simon": "x"}, "shown": SHOWN}
+    (row,) = join_atlas(parse_atlas([record]), LEDGER, CITATIONS)
+    assert (row.status, row.verdicts(), row.checked) == (UNTESTABLE, {}, False)
+    assert [entry.anchor for entry in row.related] == ["first", "again", "second"]
+    text = atlas_html([row], lambda page, anchor: f"{page}.html#{anchor}", str.upper)
+    table = _Table(text)
+    attributes, cells = table.rows[1]
+    assert (attributes["data-status"], attributes["data-verdicts"]) == (UNTESTABLE, "")
+    assert cells[3].startswith("not testable hereWhat it builds on:2 holds1 does not hold here")
+    assert f"Tested of what it builds on: {SHOWN}" in cells[2]
+    assert "chapters/a/x.html#first" in table.links
+    elsewhere = parse_atlas([{**record, "builds_on": {"simon": "another place"}}])
+    assert join_atlas(elsewhere, LEDGER, CITATIONS)[0].related == ()
+    with pytest.raises(ValueError, match="builds_on of paper 2: 'simon' is not in the biblio"):
+        join_atlas(parse_atlas([record]), LEDGER, {})
+
+
+def test_papers_beyond_the_catalogue_are_those_that_no_row_has(rows):
+    assert {
+        key: [entry.anchor for entry in entries]
+        for key, entries in papers_beyond(rows, LEDGER).items()
+    } == {"else": ["other"]}
+
+
+def test_the_claims_on_qlora_are_about_qlora(papers, root):
+    from enough.book.pairs import find_pairs
+
+    citations = read_citations(root / "chapters" / "references.bib")
+    places = {
+        where
+        for pair in find_pairs(root)
+        for where in re.findall(
+            r'paper="dettmers2023qlora",\s+where="([^"]+)"', pair.twin.read_text(encoding="utf-8")
+        )
+    }
+    bailong = next(paper for paper in papers if paper.title.startswith("Bailong"))
+    assert bailong.keys == ()
+    assert dict(bailong.builds_on)["dettmers2023qlora"] in places
+    assert not [paper for paper in papers if "dettmers2023qlora" in paper.keys]
+    titles = {same_title(paper.title) for paper in papers}
+    assert same_title(citations["dettmers2023qlora"].title) not in titles
+
+
+def test_the_link_checker_sees_the_addresses_of_the_atlas(tmp_path, papers):
+    from sphinx.application import Sphinx
+
+    (tmp_path / "conf.py").write_text("")
+    (tmp_path / "index.rst").write_text("Atlas\n=====\n\n.. atlas::\n")
+    app = Sphinx(
+        str(tmp_path), str(tmp_path), str(tmp_path / "out"), str(tmp_path / "doctrees"),
+        "linkcheck",
+        confoverrides={
+            "extensions": ["sphinxcontrib.bibtex", "enough.book.sphinx"],
+            "bibtex_bibfiles": [],
+            "linkcheck_ignore": [".*"],
+        },
+        status=None, warning=None, freshenv=True,
+    )  # fmt: skip
+    app.build()
+    lines = (tmp_path / "out" / "output.json").read_text(encoding="utf-8").splitlines()
+    seen = {json.loads(line)["uri"] for line in lines}
+    assert seen == {paper.url for paper in papers if paper.url}
+    assert len(seen) > 20
 
 
 class _Table(HTMLParser):

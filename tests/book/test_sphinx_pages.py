@@ -315,3 +315,38 @@ def test_no_source_map_no_translation_no_second_font(tmp_path):
     assert (tmp_path / "a.js").read_bytes() == b"x;\n"
     assert (tmp_path / "b.css").read_bytes() == b"y{}\n"
     assert (tmp_path / "c.js").read_bytes() == files["c.js"]
+
+
+PAGE = """<head>
+  <script defer src="../_static/scripts/fontawesome.js?digest=1"></script>
+    <script>window.MathJax = {"a": 1}</script>
+    <script defer="defer" src="../_static/mathjax/tex-chtml.js?v=2"></script>
+    <script src="../_static/book.js"></script>
+    <script src="../_static/searchtools.js"></script>
+    <script src="../_static/language_data.js"></script>
+    <script src="../searchindex.js"></script>
+</head><body>text</body>"""
+
+
+def test_a_page_loads_only_what_it_needs():
+    light = assets.lighten(PAGE)
+    assert re.findall(r'src="([^"]+)"', light) == ["../_static/book.js"]
+    assert "MathJax" not in light
+    assert assets.lighten(light) == light
+    formula = PAGE.replace("text", '<span class="math notranslate">x</span>')
+    assert "tex-chtml" in assets.lighten(formula)
+    assert "window.MathJax" in assets.lighten(formula)
+    assert "searchindex" not in assets.lighten(formula)
+    searching = assets.lighten(PAGE, searches=True)
+    assert searching.count("<script") == 4
+    assert "fontawesome" not in searching
+
+
+def test_only_the_page_of_results_keeps_the_index(tmp_path):
+    (tmp_path / "_static").mkdir()
+    names = ("search.html", "index.html", "_static/macro.html")
+    for name in names:
+        (tmp_path / name).write_text(PAGE)
+    assets.lighten_pages(tmp_path)
+    kept = ["searchindex" in (tmp_path / name).read_text() for name in names]
+    assert kept == [True, False, True]

@@ -296,6 +296,141 @@ def test_search_finds_a_phrase_of_each_chapter(browser, address):
 @built
 @browser_present
 @pytest.mark.browser
+def test_search_puts_the_definition_first_and_the_chapter_second(browser, address):
+    with _Look(browser, address, "chapters/index.html") as look:
+        look.page.keyboard.press("Control+k")
+        look.page.keyboard.type("temperature scaling")
+        look.page.keyboard.press("Enter")
+        found = look.page.locator("#search-results li")
+        found.nth(1).locator(".context").wait_for(timeout=10_000)
+        first, second = (found.nth(n).locator("a").get_attribute("href") for n in (0, 1))
+        assert first.endswith("glossary.html#term-temperature-scaling")
+        assert second.endswith("calibration/temperature_and_overlap.html")
+        summary = found.first.locator(".context").inner_text()
+        assert summary.startswith("temperature scaling: Dividing")
+
+
+@built
+def test_the_title_page_leads_everywhere_in_one_click():
+    links = {urldefrag(link)[0] for link in _page("chapters/index.html").links}
+    assert {name.removeprefix("chapters/") for name in CHAPTERS} <= links
+    assert {"scoreboard.html", "atlas.html", "cite.html"} <= links
+    text = (HTML / "chapters/index.html").read_text(encoding="utf-8").split("<article")[1]
+    top = text.split("<h2>")[0]
+    for link in ("scoreboard.html#what-did-not-reproduce-and-why", "atlas.html", "cite.html"):
+        assert f'href="{link}"' in top
+
+
+@built
+def test_pages_load_neither_the_search_index_nor_mathjax_in_vain():
+    for name in PAGES:
+        loads = " ".join(_page(name).loads)
+        assert "searchindex.js" not in loads
+        assert "fontawesome.js" not in loads
+        text = (HTML / name).read_text(encoding="utf-8")
+        assert ("tex-chtml.js" in loads) == ('class="math' in text)
+    assert "searchindex.js" in " ".join(_page("search.html").loads)
+
+
+@built
+@browser_present
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(
+    "name", ["chapters/index.html", "chapters/atlas.html", "chapters/scoreboard.html"]
+)
+def test_nothing_jumps_while_a_page_loads_or_is_scrolled(browser, address, name, width):
+    with _Look(browser, address, name, width=width) as look:
+        look.page.add_init_script(SHIFTS)
+        look.page.reload()
+        look.page.wait_for_load_state("networkidle")
+        look.page.evaluate(SCROLL)
+        assert look.page.evaluate("window.shifts") < 0.1
+        assert look.trouble == []
+
+
+@built
+@browser_present
+@pytest.mark.browser
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_no_figure_moves_the_text_around_it(browser, address, name):
+    # Formulas get their height from MathJax, which comes late; figures load as one scrolls.
+    with _Look(browser, address, name, width=390) as look:
+        look.page.evaluate("window.MathJax.startup.promise")
+        look.page.evaluate(SHIFTS)
+        look.page.evaluate("window.shifts = 0")
+        look.page.evaluate(SCROLL)
+        pictures = "[...document.images].filter(i => i.loading === 'lazy' && i.clientWidth)"
+        assert look.page.evaluate(f"{pictures}.length")
+        assert look.page.evaluate(f"{pictures}.every(i => i.complete)")
+        assert look.page.evaluate("window.shifts") < 0.1
+
+
+SHIFTS = """
+window.shifts = 0;
+new PerformanceObserver(list => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts += entry.value;
+}).observe({type: 'layout-shift'});
+"""
+SCROLL = """async () => {
+  const step = Math.max(window.innerHeight, document.documentElement.scrollHeight / 40);
+  for (let y = 0; y < document.documentElement.scrollHeight; y += step) {
+    window.scrollTo({top: y, behavior: 'instant'});
+    await new Promise(done => setTimeout(done, 40));
+  }
+}"""
+
+
+@built
+@browser_present
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_what_did_not_reproduce_is_read_without_sideways_scrolling(browser, address, width):
+    with _Look(browser, address, "chapters/scoreboard.html", width=width) as look:
+        assert look.trouble == []
+        wide = "[...document.querySelectorAll('table.scoreboard')].filter("
+        wide += "t => t.getBoundingClientRect().right > document.documentElement.clientWidth)"
+        assert look.page.evaluate(f"{wide}.length") == 0
+        assert [
+            v["id"]
+            for v in Axe().run(look.page).response["violations"]
+            if v["impact"] in ("serious", "critical")
+        ] == []
+
+
+@built
+@browser_present
+@pytest.mark.browser
+def test_a_page_can_be_walked_by_keyboard_alone(browser, address):
+    with _Look(browser, address, CHAPTERS[0]) as look:
+        look.page.keyboard.press("Tab")
+        assert look.page.evaluate("document.activeElement.textContent").strip() == (
+            "Skip to main content"
+        )
+        seen, unmarked = set(), []
+        for _ in range(60):
+            look.page.keyboard.press("Tab")
+            place = look.page.evaluate(FOCUSED)
+            seen.add(place["what"])
+            if not place["marked"]:
+                unmarked.append(place["what"])
+        assert len(seen) > 30
+        assert unmarked == []
+
+
+FOCUSED = """() => {
+  const element = document.activeElement, style = getComputedStyle(element);
+  const box = element.getBoundingClientRect();
+  return {
+    what: element.outerHTML.slice(0, 120),
+    marked: box.width > 0 && (style.outlineStyle !== 'none' || style.boxShadow !== 'none'),
+  };
+}"""
+
+
+@built
+@browser_present
+@pytest.mark.browser
 def test_the_theme_switch_works(browser, address):
     with _Look(browser, address, PAGES[0]) as look:
         seen = set()
@@ -352,6 +487,23 @@ def test_the_atlas_is_whole_without_a_script():
 
 @built
 @has_atlas
+def test_every_covered_paper_leads_to_its_claims():
+    text = (HTML / ATLAS).read_text(encoding="utf-8")
+    rows = re.findall(r'<tr role="row" id="paper-\d+".*?</tr>', text, re.S)
+    covered = [row for row in rows if 'data-status="covered"' in row]
+    assert covered
+    for row in covered:
+        for link in re.findall(r'class="reference internal" href="([^"]+)"', row):
+            path, anchor = urldefrag(link)
+            assert unquote(anchor) in _page(f"chapters/{path}").ids
+        assert "reference internal" in row
+    bailong = next(row for row in rows if "Bailong" in row)
+    assert 'data-status="untestable"' in bailong
+    assert "quantization/int4_language_models.html#claim-" in bailong
+
+
+@built
+@has_atlas
 @browser_present
 @pytest.mark.browser
 def test_the_atlas_filters_and_searches(browser, address):
@@ -392,7 +544,7 @@ def test_the_atlas_sorts_by_keyboard(browser, address):
     with _Look(browser, address, ATLAS) as look:
         rows = look.page.locator("table.atlas tbody tr")
         titles = "rows => rows.map(row => row.cells[0].dataset.sort)"
-        head = look.page.get_by_role("columnheader", name="Paper")
+        head = look.page.locator("table.atlas").get_by_role("columnheader", name="Paper")
         before = rows.evaluate_all(titles)
         head.get_by_role("button").focus()
         look.page.keyboard.press("Enter")
@@ -404,7 +556,9 @@ def test_the_atlas_sorts_by_keyboard(browser, address):
         look.page.keyboard.press("Space")
         assert head.get_attribute("aria-sort") == "descending"
         assert rows.evaluate_all(titles) == upward[::-1]
-        look.page.get_by_role("columnheader", name="Part").get_by_role("button").click()
+        look.page.locator("table.atlas").get_by_role("columnheader", name="Part").get_by_role(
+            "button"
+        ).click()
         assert head.get_attribute("aria-sort") is None
         parts = [row["part"] for row in _Atlas(look).rows()]
         assert list(dict.fromkeys(parts)) == [

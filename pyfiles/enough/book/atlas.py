@@ -28,7 +28,9 @@ __all__ = [
     "UNTESTABLE",
     "AtlasRow",
     "Paper",
+    "count_verdicts",
     "join_atlas",
+    "papers_beyond",
     "parse_atlas",
     "read_atlas",
     "same_title",
@@ -58,8 +60,10 @@ PARTS = {
 """The book's part of each part of the catalogue, in the order of the book."""
 
 _TEXT = ("title", "part", "status", "claim")
-_OPTIONAL = ("test", "reason", "mechanism", "arxiv", "doi", "read_in")
-_WORDS = {"claim": (15, 40), "test": (8, 40), "reason": (8, 40), "mechanism": (8, 40)}
+_OPTIONAL = ("test", "reason", "mechanism", "shown", "arxiv", "doi", "read_in")
+_WORDS = {
+    "claim": (15, 40), "test": (8, 40), "reason": (8, 40), "mechanism": (8, 40), "shown": (8, 40)
+}  # fmt: skip
 _ARXIV = re.compile(r"\d{4}\.\d{4,5}")
 _DOI = re.compile(r"10\.\d{4,9}/\S+")
 
@@ -86,6 +90,11 @@ class Paper:
         Why it cannot be tested here; empty for a planned one.
     mechanism : str
         What could be shown instead; empty for a planned one.
+    shown : str
+        What the book tests of the work it builds on; empty where ``builds_on`` is.
+    builds_on : tuple of (str, str)
+        Claims about other papers that bear on this one, as citation key and place in that
+        paper. They never make this paper a covered one.
     keys : tuple of str
         Citation keys of the paper where the bibliography has it under another title.
     arxiv, doi : str
@@ -102,6 +111,8 @@ class Paper:
     test: str = ""
     reason: str = ""
     mechanism: str = ""
+    shown: str = ""
+    builds_on: tuple[tuple[str, str], ...] = ()
     keys: tuple[str, ...] = ()
     arxiv: str = ""
     doi: str = ""
@@ -132,11 +143,14 @@ class AtlasRow:
         Authors and year; ``None`` when the bibliography lacks the paper.
     entries : tuple of Entry
         The claims that cite it, in the order of the book.
+    related : tuple of Entry
+        The claims about what it builds on, in the order of the book.
     """
 
     paper: Paper
     citation: Citation | None
     entries: tuple[Entry, ...]
+    related: tuple[Entry, ...] = ()
 
     @property
     def status(self) -> str:
@@ -155,12 +169,47 @@ class AtlasRow:
 
     def verdicts(self) -> dict[str, int]:
         """Count its claims by verdict, verdicts without a claim left out."""
-        counts = Counter(entry.claim.verdict for entry in self.entries)
-        return {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
+        return count_verdicts(self.entries)
 
-    def pages(self) -> list[str]:
-        """Return the pages whose claims cite it, in the order of the book."""
-        return list(dict.fromkeys(entry.page for entry in self.entries))
+
+def count_verdicts(entries: Iterable[Entry]) -> dict[str, int]:
+    """Count claims by verdict.
+
+    Parameters
+    ----------
+    entries : iterable of Entry
+        Claims of the ledger.
+
+    Returns
+    -------
+    dict from str to int
+        In the order of ``VERDICTS``, verdicts without a claim left out.
+    """
+    counts = Counter(entry.claim.verdict for entry in entries)
+    return {verdict: counts[verdict] for verdict in VERDICTS if counts[verdict]}
+
+
+def papers_beyond(rows: Iterable[AtlasRow], ledger: Ledger) -> dict[str, tuple[Entry, ...]]:
+    """Find the papers that claims cite and the catalogue lacks.
+
+    Parameters
+    ----------
+    rows : iterable of AtlasRow
+        The joined catalogue.
+    ledger : Ledger
+        The claims of the book.
+
+    Returns
+    -------
+    dict from str to tuple of Entry
+        From citation key to the claims that cite it, in the order of the book.
+    """
+    listed = {entry.claim.paper for row in rows for entry in row.entries}
+    found: dict[str, tuple[Entry, ...]] = {}
+    for entry in ledger.entries:
+        if entry.claim.paper not in listed:
+            found[entry.claim.paper] = (*found.get(entry.claim.paper, ()), entry)
+    return found
 
 
 def same_title(title: str) -> str:
@@ -267,12 +316,22 @@ def join_atlas(
         by_key.setdefault(entry.claim.paper, []).append(entry)
     rows = []
     for paper in papers:
-        for key in paper.keys:
-            if key not in citations:
-                raise ValueError(f"keys of paper {paper.id}: {key!r} is not in the bibliography")
+        others = [key for key, _ in paper.builds_on]
+        for name, named in (("keys", paper.keys), ("builds_on", others)):
+            for key in named:
+                if key not in citations:
+                    raise ValueError(
+                        f"{name} of paper {paper.id}: {key!r} is not in the bibliography"
+                    )
         keys = list(dict.fromkeys([*paper.keys, *by_title.get(same_title(paper.title), [])]))
         entries = tuple(entry for key in keys for entry in by_key.get(key, []))
-        rows.append(AtlasRow(paper, citations[keys[0]] if keys else None, entries))
+        related = tuple(
+            entry
+            for key, where in paper.builds_on
+            for entry in by_key.get(key, [])
+            if entry.claim.where == where
+        )
+        rows.append(AtlasRow(paper, citations[keys[0]] if keys else None, entries, related))
     order = list(PARTS)
     return sorted(rows, key=lambda row: order.index(row.paper.part))
 
@@ -282,7 +341,7 @@ def _parse(record: Mapping[str, Any]) -> Paper:
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise ValueError(f"id: expected a positive integer, got {number!r}")
     where = f"of paper {number}"
-    unknown = sorted(set(record) - {"id", "keys", *_TEXT, *_OPTIONAL})
+    unknown = sorted(set(record) - {"id", "keys", "builds_on", *_TEXT, *_OPTIONAL})
     if unknown:
         raise ValueError(f"{unknown[0]} {where}: expected no such field")
     for name in _TEXT:
@@ -295,7 +354,14 @@ def _parse(record: Mapping[str, Any]) -> Paper:
     keys = record.get("keys", [])
     if not isinstance(keys, list) or not all(isinstance(key, str) and key for key in keys):
         raise ValueError(f"keys {where}: expected a list of citation keys, got {keys!r}")
-    paper = Paper(**{**record, "keys": tuple(keys)})
+    builds_on = record.get("builds_on", {})
+    if not isinstance(builds_on, dict) or not all(
+        isinstance(place, str) and place for pair in builds_on.items() for place in pair
+    ):
+        raise ValueError(f"builds_on {where}: expected places by citation key, got {builds_on!r}")
+    if bool(builds_on) != ("shown" in record):
+        raise ValueError(f"shown {where}: expected a sentence with builds_on, and only there")
+    paper = Paper(**{**record, "keys": tuple(keys), "builds_on": tuple(builds_on.items())})
     _check_choices(paper, where)
     _check_sentences(paper, where)
     _check_address(paper, where)

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
 
-from enough.book.atlas import COVERED, PARTS, PLANNED, UNTESTABLE, AtlasRow
+from enough.book.atlas import COVERED, PARTS, PLANNED, UNTESTABLE, AtlasRow, count_verdicts
 from enough.book.claims import VERDICTS
+from enough.book.ledger import Entry
 
 __all__ = ["atlas_html", "atlas_totals"]
 
@@ -140,23 +141,36 @@ def _claim(row: AtlasRow) -> str:
         lines.append(f"Test: {paper.test}")
     if paper.reason:
         lines += [f"Not testable here: {paper.reason}", f"What can be shown: {paper.mechanism}"]
+    if paper.shown:
+        lines.append(f"Tested of what it builds on: {paper.shown}")
     first, *rest = (f"<p>{escape(line)}</p>" for line in lines)
     return first + "".join(line.replace("<p>", '<p class="atlas-test">') for line in rest)
 
 
 def _status(row: AtlasRow, link: Callable[[str, str], str], title: Callable[[str], str]) -> str:
-    if not row.entries:
-        return "not testable here" if row.status == UNTESTABLE else row.status
+    status = "not testable here" if row.status == UNTESTABLE else row.status
+    if row.entries:
+        return status + _verdicts(row.entries, link, title)
+    if row.related:
+        return f"{status}<p>What it builds on:</p>{_verdicts(row.related, link, title)}"
+    return status
+
+
+def _verdicts(
+    entries: Sequence[Entry], link: Callable[[str, str], str], title: Callable[[str], str]
+) -> str:
+    """Count claims by verdict, and link the first of each page."""
     counts = "".join(
         f'<li>{count} <span class="verdict verdict-{verdict.replace(" ", "-")}">{verdict}</span>'
         "</li>"
-        for verdict, count in row.verdicts().items()
+        for verdict, count in count_verdicts(entries).items()
     )
-    places = []
-    for page in row.pages():
-        anchor = next(entry.anchor for entry in row.entries if entry.page == page)
-        places.append(
-            f'<p><a class="reference internal" href="{escape(link(page, anchor))}">'
-            f"{escape(title(page))}</a></p>"
-        )
-    return f'covered<ul class="atlas-verdicts">{counts}</ul>{"".join(places)}'
+    first: dict[str, str] = {}
+    for entry in entries:
+        first.setdefault(entry.page, entry.anchor)
+    places = "".join(
+        f'<p><a class="reference internal" href="{escape(link(page, anchor))}">'
+        f"{escape(title(page))}</a></p>"
+        for page, anchor in first.items()
+    )
+    return f'<ul class="atlas-verdicts">{counts}</ul>{places}'

@@ -7,6 +7,7 @@ included; nothing is read from files that a kernel wrote.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +15,11 @@ from typing import Any, ClassVar
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 
 from enough import __version__
-from enough.book.atlas import join_atlas, read_atlas
+from enough.book.atlas import Paper, count_verdicts, join_atlas, papers_beyond, read_atlas
 from enough.book.atlas_table import atlas_html, atlas_totals
 from enough.book.citations import read_citations
 from enough.book.claims import METADATA_KEY, NOT_RUN, Claim
@@ -121,9 +123,34 @@ class TotalsDirective(_PlaceholderDirective):
 
 
 class AtlasDirective(_PlaceholderDirective):
-    """Every paper with claim, status and verdicts; with ``totals``, how many there are of each."""
+    """Every paper with claim, status and verdicts; ``totals``: how many there are of each.
+
+    With ``beyond``, the papers that claims cite and the catalogue lacks.
+    """
 
     kind = "atlas"
+
+
+class AtlasAddresses(SphinxPostTransform):
+    """Hand the addresses of the atlas, which is HTML, to the link checker."""
+
+    default_priority = 700
+    builders = ("linkcheck",)
+
+    def run(self, **_: Any) -> None:
+        """Put a list of links in place of the atlas."""
+        for node in list(self.document.findall(Placeholder)):
+            if node["kind"] == "atlas" and not node["argument"]:
+                links = [
+                    nodes.list_item("", nodes.paragraph("", "", _address(paper)))
+                    for paper in read_atlas()
+                    if paper.url
+                ]
+                node.replace_self([nodes.bullet_list("", *links)])
+
+
+def _address(paper: Paper) -> nodes.reference:
+    return nodes.reference("", paper.title, refuri=paper.url)
 
 
 class BenchmarksDirective(_PlaceholderDirective):
@@ -137,6 +164,12 @@ class SyllabusDirective(_PlaceholderDirective):
 
     kind = "syllabus"
     optional_arguments = 2
+
+
+class ChapterListDirective(_PlaceholderDirective):
+    """The parts of the book with their chapters."""
+
+    kind = "chapters"
 
 
 class RunTimesDirective(_PlaceholderDirective):
@@ -182,6 +215,8 @@ def _fill(app: Sphinx, node: Placeholder, page: str) -> list[nodes.Node]:
         return [_totals(ledger.within(node["argument"]))]
     if node["kind"] == "references":
         return [references.references_list(app, page, node["argument"].split(","))]
+    if node["kind"] == "chapters":
+        return _chapter_list(app, page)
     if node["kind"] == "syllabus":
         if not node["argument"]:
             return syllabus.chapter_nodes(app, page)
@@ -242,16 +277,61 @@ def _totals_of_parts(app: Sphinx, page: str, ledger: Ledger) -> nodes.Node:
     return table(["Part", *ledger.totals()], [*rows, whole], classes=["totals-of-parts"])
 
 
+def _chapter_list(app: Sphinx, page: str) -> list[nodes.Node]:
+    """Every part that has chapters, as the table of contents orders them."""
+    result: list[nodes.Node] = []
+    order = _reading_order(app)
+    for part in order:
+        chapters = [name for name in app.env.toctree_includes.get(part, []) if name in order]
+        if part == app.config.root_doc or not chapters:
+            continue
+        head = nodes.paragraph(classes=["chapter-list-part"])
+        head += link(app, page, part, "", app.env.titles[part].astext())
+        items = [
+            nodes.list_item(
+                "",
+                nodes.paragraph("", "", link(app, page, name, "", app.env.titles[name].astext())),
+            )
+            for name in chapters
+        ]
+        result += [head, nodes.bullet_list("", *items, classes=["chapter-list"])]
+    return result
+
+
 def _atlas(app: Sphinx, page: str, argument: str, ledger: Ledger) -> nodes.Node:
     rows = join_atlas(read_atlas(), ledger, app.env.enough_papers)
     if argument == "totals":
         return nodes.paragraph("", atlas_totals(rows))
-    table = atlas_html(
+    if argument == "beyond":
+        return _beyond(app, page, papers_beyond(rows, ledger))
+    whole = atlas_html(
         rows,
         lambda target, anchor: f"{app.builder.get_relative_uri(page, target)}#{anchor}",
         lambda target: app.env.titles[target].astext(),
     )
-    return nodes.raw("", table, format="html")
+    return nodes.raw("", whole, format="html")
+
+
+def _beyond(app: Sphinx, page: str, papers: Mapping[str, Sequence[Entry]]) -> nodes.Node:
+    """One row a paper that the catalogue lacks: its address, its verdicts, where they stand."""
+    rows = []
+    for key, entries in papers.items():
+        paper = app.env.enough_papers.get(key)
+        name = nodes.paragraph("", "", _paper_link(app, key))
+        cell: list[nodes.Node] = [name]
+        if paper is not None:
+            title = paper.title.replace("{", "").replace("}", "")
+            cell.append(nodes.paragraph("", title, classes=["claim-run"]))
+        counts = nodes.paragraph()
+        for verdict, count in count_verdicts(entries).items():
+            counts += [nodes.Text(f"{count} "), _pill(verdict)]
+        places = {entry.page: entry.anchor for entry in reversed(entries)}
+        titles = [
+            nodes.paragraph("", "", link(app, page, where, anchor, app.env.titles[where].astext()))
+            for where, anchor in reversed(places.items())
+        ]
+        rows.append([cell, [counts], titles])
+    return table(["Paper", "Verdicts", "Chapters"], rows, classes=["scoreboard", "beyond"])
 
 
 def _downloads(app: Sphinx, page: str, ledger: Ledger) -> list[nodes.Node]:
@@ -416,18 +496,24 @@ def _on_merge(app: Sphinx, env: Any, docnames: set[str], other: Any) -> None:
 
 
 def _on_updated(app: Sphinx, env: Any) -> list[str]:
-    return sorted({*env.enough_placeholders, *terms.changed_pages(env)})
+    # Sphinx forgets the index entries of a page that it does not write again.
+    glossaries = {page for page, *_ in env.enough_definitions.values()}
+    return sorted({*env.enough_placeholders, *terms.changed_pages(env), *glossaries})
 
 
 def _on_resolved(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for node in list(doctree.findall(Placeholder)):
         node.replace_self(_fill(app, node, docname))
     figures.write_data(app, doctree, docname)
+    if next(doctree.findall(lambda node: isinstance(node, (nodes.math, nodes.math_block))), None):
+        # a formula may have come from another page: Sphinx would not load MathJax for it
+        app.env.get_domain("math").data["has_equations"][docname] = True
 
 
 def _on_finished(app: Sphinx, exception: Exception | None) -> None:
     if exception is None and app.builder.format == "html":
         assets.slim(Path(app.outdir, "_static"))
+        assets.lighten_pages(Path(app.outdir))
 
 
 def _on_page(app: Sphinx, page: str, template: str, context: dict, doctree: Any) -> None:
@@ -469,9 +555,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("did-not-reproduce", NegativesDirective)
     app.add_directive("claim-totals", TotalsDirective)
     app.add_directive("atlas", AtlasDirective)
+    app.add_post_transform(AtlasAddresses)
     app.add_directive("benchmarks", BenchmarksDirective)
     app.add_directive("run-times", RunTimesDirective)
     app.add_directive("syllabus", SyllabusDirective)
+    app.add_directive("chapter-list", ChapterListDirective)
     app.connect("config-inited", _on_config, priority=900)
     app.connect("builder-inited", _on_start)
     app.connect("doctree-read", _before_collectors, priority=100)

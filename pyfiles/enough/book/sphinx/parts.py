@@ -136,8 +136,11 @@ def _depart_measured(translator: HTML5Translator, node: Measured) -> None:
 def _visit_image(translator: HTML5Translator, node: nodes.image) -> None:
     """As ever, with the size as attributes: the browser keeps room before the picture is there.
 
+    It fetches a picture when the reader comes near it, or prints.
+
     A size in the ``style`` attribute would win over the style sheet and squash the picture on a
     phone.
     """
     HTML5Translator.visit_image(translator, node)
-    translator.body[-1] = _STYLE.sub(r'width="\1" height="\2"', translator.body[-1])
+    sized = _STYLE.sub(r'width="\1" height="\2"', translator.body[-1])
+    translator.body[-1] = sized.replace("<img ", '<img loading="lazy" ', 1)
