@@ -205,3 +205,20 @@ def test_third_party_material_is_listed_with_its_license():
     assert "Apache License" in (ROOT / "_extra/_static/mathjax/LICENSE").read_text()
     assert "CC BY 4.0" in (ROOT / "LICENSE-text").read_text()
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+def test_environments_inside_the_checkout_are_no_part_of_it():
+    # Packages bring Markdown of their own, which the page build would take for chapters.
+    sources = [ROOT / "Makefile", *(ROOT / "pyfiles").rglob("*.py")]
+    named = {
+        name
+        for path in sources
+        for name in re.findall(r"\.venv(?:-\w+)?", path.read_text(encoding="utf-8"))
+    }
+    assert named >= {".venv", ".venv-oracles", ".venv-kernels"}
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    excluded = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))[
+        "exclude_patterns"
+    ]
+    assert named <= {name.rstrip("/") for name in ignored}
+    assert named <= set(excluded)
