@@ -286,7 +286,9 @@ def start(folder, *arguments, delay=0.4):
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     code += "import test_sweep_command as t\n"
     code += f"if __name__ == '__main__': t.serve({json.dumps(order)})"
-    environment = os.environ | {"SWEEP_CALLS": str(folder / "calls"), "SWEEP_DELAY": str(delay)}
+    # A number of threads that the caller set would stay as it is.
+    environment = {key: value for key, value in os.environ.items() if "NUM_THREADS" not in key}
+    environment |= {"SWEEP_CALLS": str(folder / "calls"), "SWEEP_DELAY": str(delay)}
     (folder / "calls").touch()
     return subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
 

@@ -221,7 +221,8 @@ def bin_events(
     for rows in row_slices(values.shape[0], 1, values.device):
         index = number(values[rows])
         sums.confidence.index_add_(0, index, values[rows].double())
-        both = torch.bincount(index.mul_(2).add_(outcomes[rows]), minlength=2 * size).view(-1, 2)
+        index.mul_(2).add_(outcomes[rows].long())
+        both = torch.bincount(index, minlength=2 * size).view(-1, 2)
         sums.count += both.sum(1)
         sums.outcome += both[:, 1]
     return sums
